@@ -1,0 +1,1 @@
+//! The dyn command: run, inspect and use a dynkv cluster

@@ -1,0 +1,1 @@
+//! Mutually authenticated QUIC request/response transport of the dynkv key-value store

@@ -1,0 +1,1 @@
+//! A node of the dynkv key-value store: coordinator, replica and storage
