@@ -23,7 +23,7 @@ use std::fmt;
 pub struct Dot<A> {
     /// Who minted the dot.
     pub actor: A,
-    /// The how-manieth event of that actor it is, from 1.
+    /// The event's number among those of the actor, from 1.
     pub counter: u64,
 }
 

@@ -63,6 +63,10 @@ pub struct Written<A> {
     pub dot: Dot<A>,
     /// The context the client goes on with: that of its request and the new dot, nothing else. The
     /// store's own context would cover siblings that the client has never read.
+    ///
+    /// While other writers' dots of the same actor come in between, a client that only ever writes
+    /// collects an isolated dot per write; reading folds them. Where contexts travel, limit their
+    /// [length](CausalContext::len).
     pub context: CausalContext<A>,
 }
 
