@@ -2,6 +2,7 @@
 
 mod change;
 mod codec;
+mod diff;
 mod history;
 mod id;
 mod member;
@@ -12,6 +13,7 @@ pub mod strategy;
 
 pub use change::{Change, Entry, Founding, InvalidChange};
 pub use codec::DecodeError;
+pub use diff::{IncomparableRings, PartitionChange, RingDiff, Traffic, Transfer};
 pub use history::{Entries, History, HistoryFull};
 pub use id::{InvalidNodeId, NodeId};
 pub use member::{InvalidMember, Member};
