@@ -33,7 +33,7 @@
 //! | [`VectorClock`] | the plain vector clock of the Dynamo paper, with its truncation |
 //! | [`Causality`] | equal, before, after or concurrent |
 //! | [`HybridClock`], [`HybridTime`] | timestamps that never go back, for where the last writer shall win |
-//! | [`Canonical`] | stable bytes of all these, for any hash |
+//! | [`Canonical`] | stable bytes of dots, contexts and siblings, for any hash |
 //!
 //! # Why not something simpler
 //!

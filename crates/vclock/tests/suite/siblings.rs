@@ -95,7 +95,9 @@ proptest! {
         prop_assert_eq!(after.context(), state.context());
         prop_assert!(after.iter().all(|(dot, _)| *dot <= kept));
         prop_assert_eq!(after.len(), state.iter().filter(|(dot, _)| **dot <= kept).count());
-        prop_assert_eq!(&synced(state, &after), &after);
+        let mut elsewhere = state.clone();
+        prop_assert_eq!(elsewhere.sync(after.clone()), after != state);
+        prop_assert_eq!(elsewhere, after);
     }
 
     #[test]
