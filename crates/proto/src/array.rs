@@ -6,10 +6,10 @@
 /// either, and refuses a shorter array: a field added later must default when an older peer does not send it. So:
 /// fields in the order of the wire; a new one goes last, with `= default`; surplus elements of a newer peer are skipped.
 macro_rules! array {
-    ($(#[$meta:meta])* $name:ident { $($(#[$fmeta:meta])* $field:ident : $ty:ty $(= $default:expr)?),+ $(,)? }) => {
+    ($(#[$meta:meta])* $vis:vis $name:ident { $($(#[$fmeta:meta])* $field:ident : $ty:ty $(= $default:expr)?),+ $(,)? }) => {
         $(#[$meta])*
         #[derive(Clone, Debug, PartialEq, Eq)]
-        pub struct $name { $($(#[$fmeta])* pub $field: $ty),+ }
+        $vis struct $name { $($(#[$fmeta])* pub $field: $ty),+ }
 
         impl serde::Serialize for $name {
             fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -59,7 +59,7 @@ macro_rules! element {
 /// [`array!`] for a message with a kind on the wire; with `=> Reply`, a request.
 macro_rules! message {
     ($(#[$meta:meta])* $kind:ident, $name:ident $(=> $reply:ident)? { $($body:tt)+ }) => {
-        $crate::array::array! { $(#[$meta])* $name { $($body)+ } }
+        $crate::array::array! { $(#[$meta])* pub $name { $($body)+ } }
         impl $crate::Message for $name {
             const KIND: u16 = $crate::kinds::$kind;
         }

@@ -7,7 +7,9 @@ use thiserror::Error;
 #[non_exhaustive]
 pub enum DecodeError {
     /// A frame declares a length that no frame has, or one above the limit.
-    #[error("a frame declares {length} bytes, the limit is {length_max}: the peer speaks another protocol or sends too much at once")]
+    #[error(
+        "a frame declares {length} bytes, the limit is {length_max}: the peer speaks another protocol or sends too much at once"
+    )]
     FrameLength {
         /// Declared length, in bytes.
         length: usize,

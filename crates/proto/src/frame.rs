@@ -142,7 +142,8 @@ impl Frame {
 /// CBOR of one value. Our types have no failing serializer and the sink is memory, so this cannot fail.
 pub(crate) fn to_cbor<T: Serialize>(value: &T) -> Vec<u8> {
     let mut out = Vec::with_capacity(128);
-    ciborium::into_writer(value, &mut out).expect("a Vec takes every byte, and our messages serialize infallibly");
+    ciborium::into_writer(value, &mut out)
+        .expect("a Vec takes every byte, and our messages serialize infallibly");
     out
 }
 

@@ -1,27 +1,63 @@
 //! Messages of the dynkv key-value store and their encoding, without I/O.
+//!
+//! - [`Frame`]: the unit on the wire: kind, CBOR header, raw body.
+//! - [`State`]: the versions of one key and their causal context, as replicas store and send it.
+//! - [`ContextToken`]: what a read hands to the next write.
+//! - [`Buckets`]: bucket properties, folded from the membership history.
+//! - the messages themselves, each with its kind in [`kinds`].
+//!
+//! ```
+//! use dynkv_proto::{Frame, Get, Hops};
+//!
+//! let get = Get { bucket: "carts".into(), key: "alice".into(), r: None, pr: None, timeout_ms: 5000, hops: Hops(0) };
+//! let frame = Frame::new(&get, bytes::Bytes::new());
+//! assert_eq!(frame.message::<Get>()?, get);
+//! # Ok::<(), dynkv_proto::DecodeError>(())
+//! ```
+//!
+//! # Version rules
+//!
+//! Headers are arrays. A field is only ever added at the end, with a default for peers that do not send it; surplus fields are
+//! skipped. A message kind this version does not know is answered with [`FailureCode::UnknownKind`]. What cannot be said
+//! that way needs another ALPN than [`ALPN`].
+//!
+//! # What this crate does not do
+//!
+//! No sockets, no clocks, no randomness, and no decisions: which replica to ask and when a request is done is the node's.
+//! Every decoder survives every byte string, without panicking and without allocating more than the input justifies.
+
 mod array;
+mod blob;
+mod bucket;
+mod context;
 mod error;
+mod failure;
 mod frame;
+mod ids;
+mod messages;
+mod state;
 
+pub use blob::Blob;
+pub use bucket::{
+    BUCKET_BYTES_MAX, BUCKET_CHANGE_KIND, BucketChange, BucketError, BucketProperties, Buckets, Conflict,
+    DEFAULT_BUCKET, check_bucket_name,
+};
+pub use context::{CONTEXT_BYTES_MAX, ContextError, ContextToken};
 pub use error::DecodeError;
+pub use failure::{Failure, FailureCode, Outcome};
 pub use frame::{FRAME_PREFIX_BYTES, Frame, HEADER_BYTES_MAX, Message, Request};
+pub use ids::{Actor, Digest, Marks, PutId, Stamp, display_dot};
+pub use messages::{
+    Exchange, ExchangeReply, Get, GetReply, Hops, List, ListReply, ListedKey, Metrics, MetricsReply,
+    NodeInfo, PeerStatus, Propose, ProposeReply, Put, PutReply, PutSeen, PutSeenReply, ReplicaGet,
+    ReplicaGetReply, ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply, Seen, Status, StatusReply,
+    View, ViewReply, kinds,
+};
+pub use state::{State, Version, VersionHeader, value_hash};
 
-/// Numeric kinds.
-pub mod kinds {
-    /// m
-    pub const METRICS: u16 = 6;
-    /// r
-    pub const METRICS_REPLY: u16 = 0x8006;
-}
-array::message! {
-/// m
-METRICS, Metrics => MetricsReply { 
-    /// r
-    reserved: u8 }
-}
-array::message! {
-/// m
-METRICS_REPLY, MetricsReply { 
-    /// r
-    text: String }
-}
+/// The protocol's name in the TLS handshake.
+pub const ALPN: &[u8] = b"dynkv/1";
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

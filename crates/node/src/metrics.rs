@@ -1,0 +1,99 @@
+//! What a node counts. One registry per node: several nodes share a process in `dyn dev` and in tests.
+
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
+    registry::Registry,
+};
+
+/// What a client asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Operation {
+    Get,
+    Put,
+    Delete,
+    List,
+}
+
+/// How it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Ending {
+    Done,
+    NotDone,
+    Unknown,
+    Forwarded,
+}
+
+/// Labels of [`Metrics::requests`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct RequestLabels {
+    operation: Operation,
+    ending: Ending,
+}
+
+macro_rules! metrics {
+    ($($field:ident : $ty:ty = $new:expr, $help:literal;)+) => {
+        /// The node's metrics; fields are cheap handles.
+        pub(crate) struct Metrics {
+            registry: Mutex<Registry>,
+            $(pub(crate) $field: $ty,)+
+        }
+
+        impl Metrics {
+            pub(crate) fn new() -> Metrics {
+                let mut registry = Registry::with_prefix("dynkv");
+                $(
+                    let $field: $ty = $new;
+                    registry.register(stringify!($field), $help, $field.clone());
+                )+
+                Metrics { registry: Mutex::new(registry), $($field),+ }
+            }
+        }
+    };
+}
+
+metrics! {
+    requests: Family<RequestLabels, Counter> = Family::default(), "Requests coordinated or forwarded, by operation and ending";
+    requests_in_flight: Gauge = Gauge::default(), "Requests being coordinated or forwarded now";
+    requests_refused_overload: Counter = Counter::default(), "Requests refused because too many were in flight";
+    request_seconds: Histogram = latency(), "Time from a request's arrival to its answer";
+    replica_reads: Counter = Counter::default(), "States read for other nodes";
+    replica_writes: Counter = Counter::default(), "States united for other nodes";
+    replica_writes_idle: Counter = Counter::default(), "States united that brought nothing new";
+    versions_minted: Counter = Counter::default(), "Versions written by this node as coordinator";
+    incarnations_renewed: Counter = Counter::default(), "Incarnations drawn after failed local writes";
+    lww_discarded: Counter = Counter::default(), "Versions discarded by a later timestamp in lww buckets";
+    puts_refused_siblings: Counter = Counter::default(), "Puts refused at a bucket's sibling limit";
+    puts_refused_clock: Counter = Counter::default(), "Puts refused because a timestamp was too far ahead";
+    puts_refused_context_entries: Counter = Counter::default(), "Puts refused at the limit of context entries";
+    puts_repeated: Counter = Counter::default(), "Retries of puts that had been applied already";
+    puts_possible_duplicate: Counter = Counter::default(), "Retries answered as possible duplicates";
+    siblings_read: Histogram = Histogram::new([0.0, 1.0, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0]), "Visible versions per key read";
+    hedged_reads: Counter = Counter::default(), "Reads that asked further replicas because an answer was late or failed";
+    read_repairs: Counter = Counter::default(), "States written back to replicas that were behind";
+    records_damaged: Counter = Counter::default(), "Records that failed a checksum and were not served";
+    put_ids: Gauge = Gauge::default(), "Put ids remembered for retries";
+    history_entries: Gauge = Gauge::default(), "Entries of the membership history";
+}
+
+/// 50 us to 10 s, a factor of two apart.
+fn latency() -> Histogram {
+    Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(0.000_05, 2.0, 18))
+}
+
+impl Metrics {
+    pub(crate) fn request_ended(&self, operation: Operation, ending: Ending) {
+        self.requests.get_or_create(&RequestLabels { operation, ending }).inc();
+    }
+
+    /// All of them as OpenMetrics text.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing to a String cannot fail.
+        drop(encode(&mut text, &registry));
+        text
+    }
+}

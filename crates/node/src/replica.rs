@@ -1,0 +1,421 @@
+//! A replica's side of every request: read, unite, mint.
+//!
+//! All read-merge-writes of a record run in order on the store's writing thread; reads are inline.
+
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use bytes::Bytes;
+use dynkv_proto::{
+    Actor, Conflict, ContextToken, DecodeError, Digest, ListedKey, PutId, PutSeenReply, Seen, Stamp, State, Version,
+};
+use dynkv_ring::PartitionId;
+use dynkv_vclock::{CausalContext, Dot, HybridClock, HybridTime};
+use thiserror::Error;
+use tokio::{sync::oneshot, time::Instant};
+
+use crate::{
+    actor::Actors,
+    env::Env,
+    key::Key,
+    metrics::Metrics,
+    put_ids::PutIds,
+    record::{Record, bucket_prefix},
+    storage::{Apply, Done, Durability, Space, Storage, StorageError},
+};
+
+/// How far ahead of this host's clock a timestamp may be before an `lww` bucket refuses to exceed it.
+pub(crate) const SKEW_MS_MAX: u64 = 60_000;
+
+/// Context entries of one key at which a put that would add one is refused: far above what restarts add in years, far
+/// below what a message header holds.
+const CONTEXT_ENTRIES_MAX: usize = 10_000;
+
+/// The replica: storage, and what minting needs.
+pub(crate) struct Replica {
+    pub(crate) storage: Arc<dyn Storage>,
+    env: Arc<Env>,
+    actors: Actors,
+    clock: Mutex<HybridClock>,
+    put_ids: Mutex<PutIds>,
+    metrics: Arc<Metrics>,
+}
+
+/// A version to write.
+pub(crate) struct Mint {
+    pub(crate) context: ContextToken,
+    pub(crate) put_id: PutId,
+    pub(crate) tombstone: bool,
+    pub(crate) content_type: String,
+    pub(crate) meta: BTreeMap<String, String>,
+    pub(crate) value: Bytes,
+    pub(crate) hash: u64,
+    pub(crate) conflict: Conflict,
+    pub(crate) siblings_max: u32,
+}
+
+/// A version that was written, in this attempt or an earlier one.
+#[derive(Clone, Debug)]
+pub(crate) struct Minted {
+    /// The resulting state, encoded: what goes to the other replicas.
+    pub(crate) state: Bytes,
+    pub(crate) dot: Dot<Actor>,
+    /// The request's context and the dot.
+    pub(crate) context: CausalContext<Actor>,
+    pub(crate) time: HybridTime,
+}
+
+/// Why nothing was minted.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum MintError {
+    #[error("the key has {siblings} siblings, the limit is {limit}: get it, merge them, and put the result with the context of that get")]
+    SiblingLimit { siblings: usize, limit: u32 },
+    #[error("the key's context has {entries} entries, the limit is {CONTEXT_ENTRIES_MAX}: write to another key")]
+    ContextLimit { entries: usize },
+    #[error("the version to replace is stamped more than {SKEW_MS_MAX} ms ahead of this node's clock: check the clocks of the hosts, then try again")]
+    Clock,
+    #[error("the actor's counter is used up: try again")]
+    Counter,
+    #[error("the local replica: {0}")]
+    Storage(#[from] StorageError),
+}
+
+/// What a mint is waited for by: the state as soon as it is known, and the outcome of the local write.
+pub(crate) struct Minting {
+    pub(crate) minted: oneshot::Receiver<Result<Minted, MintError>>,
+    pub(crate) written: oneshot::Receiver<Result<(), StorageError>>,
+}
+
+/// A page of a bucket's keys in one partition.
+pub(crate) struct Page {
+    pub(crate) keys: Vec<ListedKey>,
+    pub(crate) more: bool,
+}
+
+impl Replica {
+    pub(crate) fn new(storage: Arc<dyn Storage>, env: Arc<Env>, metrics: Arc<Metrics>) -> Arc<Replica> {
+        Arc::new(Replica {
+            storage,
+            actors: Actors::new(env.clone()),
+            clock: Mutex::new(HybridClock::new()),
+            put_ids: Mutex::new(PutIds::new(Instant::now())),
+            env,
+            metrics,
+        })
+    }
+
+    /// The configuration and settled state this replica is in. Zero: data does not move or settle yet.
+    pub(crate) fn stamp(&self) -> Stamp {
+        Stamp::default()
+    }
+
+    /// The record of `key`.
+    pub(crate) fn read(&self, key: &Key) -> Result<Option<Record>, StorageError> {
+        let read = self.storage.get(Space::Records, &key.record).and_then(|bytes| bytes.map(Record::decode).transpose());
+        if matches!(read, Err(StorageError::Damaged { .. })) {
+            self.metrics.records_damaged.inc();
+            tracing::error!(bucket = %key.bucket, position = %key.position, "a stored record is damaged; it is not served");
+        }
+        read
+    }
+
+    /// The record of `key` with its state, every value verified: what may be shown to a reader.
+    pub(crate) fn read_verified(&self, key: &Key) -> Result<Option<(Record, State)>, StorageError> {
+        let Some(record) = self.read(key)? else { return Ok(None) };
+        let state = record.decode_state()?;
+        if !state.is_intact() {
+            self.metrics.records_damaged.inc();
+            return Err(StorageError::Damaged { reason: "a stored value fails its checksum".into() });
+        }
+        Ok(Some((record, state)))
+    }
+
+    /// Unites `incoming` into the record of `key`, then calls `done`. `incoming` must have been verified.
+    pub(crate) fn unite(
+        self: &Arc<Self>,
+        key: &Key,
+        incoming: Incoming,
+        conflict: Conflict,
+        durability: Durability,
+        done: impl FnOnce(Result<(), StorageError>) + Send + 'static,
+    ) -> Result<(), StorageError> {
+        let (replica, record_key) = (self.clone(), key.record.clone());
+        let apply: Apply = Box::new(move |tx| {
+            let before = match tx.get(Space::Records, &record_key).and_then(|bytes| bytes.map(Record::decode).transpose()) {
+                Ok(before) => before,
+                Err(error) => return Box::new(move |_| done(Err(error))) as Done,
+            };
+            let new_puts: Vec<_> = incoming.puts().collect();
+            match replica.united(before, incoming, conflict) {
+                Ok(Some(record)) => tx.put(Space::Records, record_key, record.encode()),
+                Ok(None) => drop(replica.metrics.replica_writes_idle.inc()),
+                Err(error) => return Box::new(move |_| done(Err(error))),
+            }
+            Box::new(move |result| {
+                if result.is_ok() {
+                    replica.remember(new_puts);
+                } else {
+                    replica.renew_actor();
+                }
+                done(result);
+            })
+        });
+        self.storage.submit(durability, apply)
+    }
+
+    /// The record after uniting `incoming` with what is there; `None` when it brings nothing new.
+    fn united(
+        &self,
+        before: Option<Record>,
+        incoming: Incoming,
+        conflict: Conflict,
+    ) -> Result<Option<Record>, StorageError> {
+        let Some(before) = before else { return Ok(Some(Record { local_actor: None, state: incoming.bytes })) };
+        if before.state == incoming.bytes {
+            return Ok(None);
+        }
+        let local = before.decode_state()?;
+        let mut merged = local.clone();
+        self.metrics.lww_discarded.inc_by(merged.merge(incoming.state.clone(), conflict) as u64);
+        if merged == local {
+            return Ok(None);
+        }
+        // Most often the incoming state is the local one and a later version: its bytes are stored as they came.
+        let state = if merged == incoming.state { incoming.bytes } else { merged.encode() };
+        Ok(Some(Record { local_actor: before.local_actor, state }))
+    }
+
+    /// Reads, merges and writes a new version of `key`, durable before it is acknowledged if `durability` says so.
+    pub(crate) fn mint(
+        self: &Arc<Self>,
+        key: &Key,
+        mint: Mint,
+        durability: Durability,
+    ) -> Result<Minting, StorageError> {
+        let (minted_sender, minted) = oneshot::channel();
+        let (written_sender, written) = oneshot::channel();
+        let (replica, record_key) = (self.clone(), key.record.clone());
+        let apply: Apply = Box::new(move |tx| {
+            let before = tx.get(Space::Records, &record_key).and_then(|bytes| bytes.map(Record::decode).transpose());
+            let put_id = mint.put_id;
+            let outcome = before.map_err(MintError::from).and_then(|before| replica.minted(before, mint));
+            let (minted, record) = match outcome {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    drop(minted_sender.send(Err(error)));
+                    return Box::new(|_| {}) as Done;
+                }
+            };
+            let dot = minted.dot;
+            if let Some(record) = record {
+                tx.put(Space::Records, record_key, record.encode());
+            }
+            // The other replicas get the state while this one writes it. Should the write fail, the version lives on
+            // there, and no other version will bear its dot: the incarnation is renewed before anything else is minted.
+            drop(minted_sender.send(Ok(minted)));
+            Box::new(move |result| {
+                match &result {
+                    Ok(()) => replica.remember(vec![(put_id, dot)]),
+                    Err(_) => replica.renew_actor(),
+                }
+                drop(written_sender.send(result));
+            })
+        });
+        self.storage.submit(durability, apply)?;
+        Ok(Minting { minted, written })
+    }
+
+    /// What minting does to a record; `None` in place of a record when an earlier attempt had done it.
+    fn minted(&self, before: Option<Record>, mint: Mint) -> Result<(Minted, Option<Record>), MintError> {
+        let local_actor = before.as_ref().and_then(|record| record.local_actor);
+        let mut state = match &before {
+            Some(record) => record.decode_state()?,
+            None => State::default(),
+        };
+        let Mint { context: token, put_id, conflict, .. } = mint;
+        let earlier = state.find_put(put_id).copied().or_else(|| self.put_ids().dot(put_id));
+        if let (Some(dot), Some(record)) = (earlier, before) {
+            self.metrics.puts_repeated.inc();
+            let mut context = token.context;
+            context.insert(dot);
+            let time = state.siblings().get(&dot).map_or(token.time, |version| version.time.max(token.time));
+            return Ok((Minted { state: record.state, dot, context, time }, None));
+        }
+        self.check_limits(&state, &token.context, conflict, mint.siblings_max)?;
+        let time = self.time_after(token.time.max(state.latest_time()), conflict)?;
+        let actor = self.actors.choose(local_actor, state.context(), &token.context);
+        let version = Version {
+            time,
+            put_id,
+            tombstone: mint.tombstone,
+            content_type: mint.content_type,
+            meta: mint.meta,
+            value: mint.value,
+            hash: mint.hash,
+        };
+        let (written, discarded) =
+            state.put(actor, &token.context, version, conflict).map_err(|_| MintError::Counter)?;
+        self.metrics.lww_discarded.inc_by(discarded as u64);
+        self.metrics.versions_minted.inc();
+        let encoded = state.encode();
+        let record = Record { local_actor: Some(actor), state: encoded.clone() };
+        Ok((Minted { state: encoded, dot: written.dot, context: written.context, time }, Some(record)))
+    }
+
+    fn check_limits(
+        &self,
+        state: &State,
+        context: &CausalContext<Actor>,
+        conflict: Conflict,
+        siblings_max: u32,
+    ) -> Result<(), MintError> {
+        let siblings = state.siblings().len();
+        let stay = state.siblings().iter().filter(|(dot, _)| !context.contains(dot)).count();
+        if conflict == Conflict::Siblings && stay == siblings && siblings >= siblings_max as usize {
+            self.metrics.puts_refused_siblings.inc();
+            return Err(MintError::SiblingLimit { siblings, limit: siblings_max });
+        }
+        let entries = state.context().len().max(context.len());
+        if entries >= CONTEXT_ENTRIES_MAX {
+            self.metrics.puts_refused_context_entries.inc();
+            return Err(MintError::ContextLimit { entries });
+        }
+        Ok(())
+    }
+
+    /// A timestamp above `past`. Only `lww` buckets depend on it, so only they refuse a past from the future.
+    fn time_after(&self, past: HybridTime, conflict: Conflict) -> Result<HybridTime, MintError> {
+        let wall_ms = self.env.wall_ms();
+        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        if clock.observe(past, wall_ms, SKEW_MS_MAX).is_err() && conflict == Conflict::Lww {
+            self.metrics.puts_refused_clock.inc();
+            return Err(MintError::Clock);
+        }
+        Ok(clock.now(wall_ms))
+    }
+
+    /// A timestamp for an entry of the history, above every one in it.
+    pub(crate) fn history_time(&self, latest: u64) -> Result<HybridTime, MintError> {
+        self.time_after(HybridTime::from_u64(latest), Conflict::Lww)
+    }
+
+    /// What is remembered of a put, with the state it is part of.
+    pub(crate) fn put_seen(&self, key: &Key, put_id: PutId) -> Result<(PutSeenReply, Bytes), StorageError> {
+        let record = self.read(key)?;
+        let held = match &record {
+            Some(record) => record.decode_state()?.find_put(put_id).copied(),
+            None => None,
+        };
+        let ids = self.put_ids();
+        let (seen, dot) = match held.or_else(|| ids.dot(put_id)) {
+            Some(dot) => (Seen::Applied, dot),
+            None => (ids.seen(put_id, Instant::now()), Dot { actor: Actor::default(), counter: 0 }),
+        };
+        let state = match (seen, record) {
+            (Seen::Applied, Some(record)) => record.state,
+            // Applied, and then settled away together with its key, or set aside: nothing to hand on.
+            _ => Bytes::new(),
+        };
+        Ok((PutSeenReply { seen, actor: dot.actor, counter: dot.counter, stamp: self.stamp() }, state))
+    }
+
+    /// Remembers that puts were applied, also those this node learns of as a retry's coordinator.
+    pub(crate) fn remember(&self, puts: Vec<(PutId, Dot<Actor>)>) {
+        let now = Instant::now();
+        let mut ids = self.put_ids();
+        for (id, dot) in puts {
+            ids.remember(id, dot, now);
+        }
+        self.metrics.put_ids.set(ids.len() as i64);
+    }
+
+    fn renew_actor(&self) {
+        self.actors.renew();
+        self.metrics.incarnations_renewed.inc();
+    }
+
+    fn put_ids(&self) -> std::sync::MutexGuard<'_, PutIds> {
+        // Remembering is two infallible inserts: a panic elsewhere leaves nothing half done.
+        self.put_ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A page of at most `limit` keys of `bucket` that begin with `prefix` and come after `after`.
+    pub(crate) fn list(
+        &self,
+        partition: PartitionId,
+        bucket: &str,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Page, StorageError> {
+        let head = bucket_prefix(partition, bucket);
+        let whole = |tail: &[u8]| [&head[..], tail].concat();
+        let (prefix, from) = (whole(prefix), after.map(whole).unwrap_or_default());
+        let mut page = Page { keys: Vec::new(), more: false };
+        let mut failed = None;
+        self.storage.scan(Space::Records, &prefix, &from, &mut |stored, value| {
+            if stored == from {
+                return ControlFlow::Continue(());
+            }
+            if page.keys.len() == limit {
+                page.more = true;
+                return ControlFlow::Break(());
+            }
+            match list_entry(&stored.slice(head.len()..), value) {
+                Ok(entry) => page.keys.push(entry),
+                Err(error) => {
+                    failed = Some(error);
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        })?;
+        match failed {
+            Some(error) => {
+                self.metrics.records_damaged.inc();
+                Err(error)
+            }
+            None => Ok(page),
+        }
+    }
+}
+
+fn list_entry(key: &Bytes, value: Bytes) -> Result<ListedKey, StorageError> {
+    let record = Record::decode(value)?;
+    let live = !record.decode_state()?.is_absent();
+    // Copied, so that the page does not keep blocks of the store alive.
+    Ok(ListedKey { key: Bytes::copy_from_slice(key).into(), digest: record.digest()?, live })
+}
+
+/// A state from elsewhere, decoded and verified.
+#[derive(Clone, Debug)]
+pub(crate) struct Incoming {
+    pub(crate) bytes: Bytes,
+    pub(crate) state: State,
+}
+
+impl Incoming {
+    /// Decodes `bytes` and verifies every value.
+    ///
+    /// # Errors
+    /// [`DecodeError`] when they are no state or a value fails its checksum.
+    pub(crate) fn verify(bytes: Bytes) -> Result<Incoming, DecodeError> {
+        let state = State::decode(bytes.clone())?;
+        if !state.is_intact() {
+            return Err(DecodeError::Body { reason: "a value fails its checksum".into() });
+        }
+        Ok(Incoming { bytes, state })
+    }
+
+    /// The digest of the state.
+    pub(crate) fn digest(&self) -> Result<Digest, DecodeError> {
+        State::digest(&self.bytes)
+    }
+
+    fn puts(&self) -> impl Iterator<Item = (PutId, Dot<Actor>)> {
+        self.state.siblings().iter().map(|(dot, version)| (version.put_id, *dot))
+    }
+}

@@ -1,0 +1,293 @@
+//! The store on disk: fjall behind one writing thread.
+//!
+//! fjall's journal lock is held during an fsync, and a full memtable makes the *caller* sleep: so all writing is done
+//! by one thread, which takes everything queued, commits it as one batch and syncs once.
+
+use std::{
+    fmt,
+    ops::ControlFlow,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+
+use super::{
+    Apply, Committed, Done, Durability, Overlay, Space, Storage, StorageError, StorageStats, Transaction, Visit,
+};
+
+/// Writes that may wait for the disk before `submit` refuses more.
+const QUEUE_MAX: usize = 8192;
+
+/// Operations in one batch: bounds the overlay and the time until the first of them is acknowledged.
+const BATCH_MAX: usize = 1024;
+
+/// Writes acknowledged from memory reach the disk at most this much later.
+const SYNC_DELAY: Duration = Duration::from_millis(5);
+
+/// How the engine is set up.
+#[derive(Clone, Debug)]
+pub struct FjallOptions {
+    /// Memory for cached blocks, in bytes.
+    pub cache_bytes: u64,
+    /// Memory for the writes of one key space until they become a file, in bytes.
+    pub memtable_bytes: u64,
+    /// Journal kept at most, in bytes; bounds the time to open after a crash.
+    pub journal_bytes_max: u64,
+}
+
+impl Default for FjallOptions {
+    fn default() -> FjallOptions {
+        let mib = 1024 * 1024;
+        FjallOptions { cache_bytes: 64 * mib, memtable_bytes: 32 * mib, journal_bytes_max: 128 * mib }
+    }
+}
+
+/// A store in a directory.
+pub struct FjallStorage {
+    engine: Engine,
+    queue: SyncSender<Submitted>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    closing: Arc<AtomicBool>,
+}
+
+enum Submitted {
+    Write(Durability, Apply),
+    Close,
+}
+
+#[derive(Clone)]
+struct Engine {
+    database: Database,
+    records: Keyspace,
+    meta: Keyspace,
+}
+
+impl fmt::Debug for FjallStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FjallStorage").finish_non_exhaustive()
+    }
+}
+
+impl FjallStorage {
+    /// Opens the store in `directory`, or makes it.
+    ///
+    /// # Errors
+    /// [`StorageError::Failed`] when the engine cannot open it.
+    pub fn open(directory: &Path, options: &FjallOptions) -> Result<FjallStorage, StorageError> {
+        let database = Database::builder(directory)
+            .cache_size(options.cache_bytes)
+            .max_journaling_size(options.journal_bytes_max)
+            // One flusher and one compactor: a node is given about one core.
+            .worker_threads(2)
+            .open()
+            .map_err(failed)?;
+        let keyspace = |name: &str, memtable_bytes: u64| {
+            database
+                .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(memtable_bytes))
+                .map_err(failed)
+        };
+        let engine = Engine {
+            records: keyspace("records", options.memtable_bytes)?,
+            meta: keyspace("meta", 1024 * 1024)?,
+            database: database.clone(),
+        };
+        let (queue, submitted) = sync_channel(QUEUE_MAX);
+        let writer = {
+            let engine = engine.clone();
+            std::thread::Builder::new()
+                .name("dynkv-storage".into())
+                .spawn(move || write_until_closed(&engine, &submitted))
+                .map_err(|error| StorageError::Failed { reason: format!("no thread for the store: {error}") })?
+        };
+        let closing = Arc::new(AtomicBool::new(false));
+        Ok(FjallStorage { engine, queue, writer: Mutex::new(Some(writer)), closing })
+    }
+}
+
+impl Drop for FjallStorage {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Storage for FjallStorage {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.engine.get(space, key)
+    }
+
+    fn scan(&self, space: Space, prefix: &[u8], from: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
+        for entry in self.engine.keyspace(space).range(prefix.max(from)..) {
+            let (key, value) = entry.into_inner().map_err(failed)?;
+            if !key.starts_with(prefix) || visit(key.into(), value.into()) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn submit(&self, durability: Durability, apply: Apply) -> Result<(), StorageError> {
+        if self.closing.load(Ordering::Relaxed) {
+            return Err(StorageError::Closed);
+        }
+        self.queue.try_send(Submitted::Write(durability, apply)).map_err(|error| match error {
+            TrySendError::Full(_) => StorageError::Busy { queued: QUEUE_MAX },
+            TrySendError::Disconnected(_) => StorageError::Closed,
+        })
+    }
+
+    fn stats(&self) -> StorageStats {
+        StorageStats {
+            records: self.engine.records.approximate_len() as u64,
+            disk_bytes: self.engine.database.disk_space().unwrap_or(0),
+        }
+    }
+
+    fn close(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            // Fails only when the thread has ended already.
+            drop(self.queue.send(Submitted::Close));
+            drop(writer.join());
+        }
+    }
+}
+
+impl Engine {
+    fn keyspace(&self, space: Space) -> &Keyspace {
+        match space {
+            Space::Records => &self.records,
+            Space::Meta => &self.meta,
+        }
+    }
+
+    fn commit(&self, overlay: Overlay) -> Result<(), StorageError> {
+        // The default durability of a batch is fjall's `Buffer`: with the operating system when this returns.
+        let mut batch = self.database.batch();
+        for ((space, key), value) in overlay {
+            match value {
+                Some(value) => batch.insert(self.keyspace(space), key, value),
+                None => batch.remove(self.keyspace(space), key),
+            }
+        }
+        batch.commit().map_err(failed)
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.database.persist(PersistMode::SyncAll).map_err(failed)
+    }
+}
+
+impl Committed for Engine {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        Ok(self.keyspace(space).get(key).map_err(failed)?.map(Into::into))
+    }
+}
+
+fn failed(error: fjall::Error) -> StorageError {
+    match error {
+        fjall::Error::Storage(fjall::LsmError::ChecksumMismatch { .. }) => {
+            StorageError::Damaged { reason: "a block of the store fails its checksum".into() }
+        }
+        fjall::Error::Io(error) => StorageError::Failed { reason: error.to_string() },
+        fjall::Error::Storage(fjall::LsmError::Io(error)) => StorageError::Failed { reason: error.to_string() },
+        fjall::Error::Locked => StorageError::Failed { reason: "it is open in another process".into() },
+        fjall::Error::Poisoned => {
+            StorageError::Failed { reason: "an earlier write failed, the store takes no more: restart the node".into() }
+        }
+        other => StorageError::Failed { reason: format!("{other:?}") },
+    }
+}
+
+/// The writing thread.
+fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
+    // Whether something was acknowledged from memory and is not on disk yet.
+    let mut dirty = false;
+    loop {
+        let first = if dirty {
+            submitted.recv_timeout(SYNC_DELAY)
+        } else {
+            submitted.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        let first = match first {
+            Ok(first) => first,
+            Err(RecvTimeoutError::Timeout) => {
+                dirty = engine.sync().is_err();
+                if dirty {
+                    // The engine is poisoned: every later commit fails and says so. Waiting again would spin.
+                    dirty = false;
+                }
+                continue;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        let (waiting, closed) = apply_queued(engine, submitted, first, &mut dirty);
+        if !waiting.is_empty() {
+            let synced = engine.sync();
+            dirty = false;
+            for done in waiting {
+                done(synced.clone());
+            }
+        }
+        if closed {
+            break;
+        }
+    }
+    if let Err(error) = engine.sync() {
+        tracing::error!(%error, "the last sync of the store failed");
+    }
+}
+
+/// Runs and commits one batch, acknowledges what memory is enough for, and returns what waits for the disk.
+fn apply_queued(
+    engine: &Engine,
+    submitted: &Receiver<Submitted>,
+    first: Submitted,
+    dirty: &mut bool,
+) -> (Vec<Done>, bool) {
+    let mut overlay = Overlay::new();
+    let (mut in_memory, mut on_disk): (Vec<Done>, Vec<Done>) = (Vec::new(), Vec::new());
+    let mut next = Some(first);
+    let mut closed = false;
+    while let Some(item) = next {
+        match item {
+            Submitted::Write(durability, apply) => {
+                let done = apply(&mut Transaction::new(engine, &mut overlay));
+                match durability {
+                    Durability::Memory => in_memory.push(done),
+                    Durability::Disk => on_disk.push(done),
+                }
+            }
+            Submitted::Close => {
+                closed = true;
+                break;
+            }
+        }
+        if in_memory.len() + on_disk.len() >= BATCH_MAX {
+            break;
+        }
+        next = match submitted.try_recv() {
+            Ok(item) => Some(item),
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+        };
+    }
+    let committed = engine.commit(overlay);
+    *dirty |= committed.is_ok();
+    for done in in_memory {
+        done(committed.clone());
+    }
+    if committed.is_err() {
+        for done in on_disk.drain(..) {
+            done(committed.clone());
+        }
+    }
+    (on_disk, closed)
+}

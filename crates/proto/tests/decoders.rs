@@ -1,0 +1,249 @@
+//! Every decoder survives every byte string, and reads back what the encoder wrote.
+
+use bytes::{Bytes, BytesMut};
+use dynkv_proto::*;
+use dynkv_ring::{NodeId, Position};
+use dynkv_vclock::{CausalContext, Dot, HybridTime};
+use proptest::prelude::*;
+use serde::{Serialize, de::DeserializeOwned};
+
+fn actor() -> impl Strategy<Value = Actor> {
+    (0u64..3, 0u64..3).prop_map(|(incarnation, birth)| Actor(incarnation + 1, birth))
+}
+
+fn context() -> impl Strategy<Value = CausalContext<Actor>> {
+    prop::collection::vec((actor(), 1u64..6), 0..8)
+        .prop_map(|dots| dots.into_iter().map(|(actor, counter)| Dot { actor, counter }).collect())
+}
+
+fn version() -> impl Strategy<Value = Version> {
+    (any::<u64>(), any::<u128>(), any::<bool>(), prop::collection::vec(any::<u8>(), 0..40), "[a-z/]{0,9}")
+        .prop_map(|(time, id, tombstone, value, text)| Version {
+            time: HybridTime::from_u64(time),
+            put_id: PutId(id),
+            tombstone,
+            content_type: text.clone(),
+            meta: [(text.clone(), text)].into(),
+            hash: value_hash(&value),
+            value: value.into(),
+        })
+}
+
+fn state() -> impl Strategy<Value = State> {
+    prop::collection::vec((actor(), context(), version()), 0..5).prop_map(|puts| {
+        let mut state = State::default();
+        for (actor, context, version) in puts {
+            state.put(actor, &context, version, Conflict::Siblings).expect("small counters");
+        }
+        state
+    })
+}
+
+fn node() -> NodeId {
+    "n1".parse().expect("a good id")
+}
+
+/// Decodes `bytes` as every message there is.
+fn decode_all(kind: u16, bytes: &Bytes) {
+    fn one<M: Message>(bytes: &Bytes) {
+        let _ = Frame { kind: M::KIND, header: bytes.clone(), body: Bytes::new() }.message::<M>();
+    }
+    let _ = Frame { kind, header: bytes.clone(), body: Bytes::new() }.message::<Get>();
+    one::<Get>(bytes);
+    one::<GetReply>(bytes);
+    one::<Put>(bytes);
+    one::<PutReply>(bytes);
+    one::<List>(bytes);
+    one::<ListReply>(bytes);
+    one::<View>(bytes);
+    one::<ViewReply>(bytes);
+    one::<Status>(bytes);
+    one::<StatusReply>(bytes);
+    one::<Metrics>(bytes);
+    one::<MetricsReply>(bytes);
+    one::<Propose>(bytes);
+    one::<ProposeReply>(bytes);
+    one::<ReplicaGet>(bytes);
+    one::<ReplicaGetReply>(bytes);
+    one::<ReplicaPut>(bytes);
+    one::<ReplicaPutReply>(bytes);
+    one::<ReplicaList>(bytes);
+    one::<ReplicaListReply>(bytes);
+    one::<PutSeen>(bytes);
+    one::<PutSeenReply>(bytes);
+    one::<Exchange>(bytes);
+    one::<ExchangeReply>(bytes);
+    one::<Failure>(bytes);
+    let _ = State::decode(bytes.clone());
+    let _ = State::digest(bytes);
+    let _ = ContextToken::decode(bytes);
+    let _ = BucketChange::from_payload(bytes);
+    let mut stream = BytesMut::from(&bytes[..]);
+    while let Ok(Some(_)) = Frame::read(&mut stream, 4096) {}
+}
+
+fn put() -> Put {
+    Put {
+        bucket: "b".into(),
+        key: "k".into(),
+        context: Bytes::from_static(b"token").into(),
+        put_id: PutId(5),
+        retry: true,
+        tombstone: false,
+        content_type: "text/plain".into(),
+        meta: [("a".into(), "b".into())].into(),
+        hash: 77,
+        w: Some(2),
+        dw: None,
+        pw: Some(0),
+        timeout_ms: 5000,
+        hops: Hops(1),
+    }
+}
+
+fn cbor<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut out = Vec::new();
+    ciborium::into_writer(value, &mut out).expect("memory takes every byte");
+    out
+}
+
+fn from_cbor<T: DeserializeOwned>(bytes: &[u8]) -> T {
+    ciborium::from_reader(bytes).expect("what was just written")
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_are_survived(kind: u16, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        decode_all(kind, &bytes.into());
+    }
+
+    /// Damaged good messages reach deeper into the decoders than noise does.
+    #[test]
+    fn damaged_messages_are_survived(state in state(), at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+        let token = ContextToken::new(Position::of("b", b"k"), state.context().clone(), state.latest_time(), Some(node()));
+        for good in [state.encode().to_vec(), token.encode(), cbor(&put()), cbor(&Failure::unknown(FailureCode::Quorum, "x"))] {
+            let mut bad = good.clone();
+            let at = at.index(bad.len());
+            bad[at] = byte;
+            decode_all(1, &bad.into());
+            let cut = cut.index(good.len());
+            decode_all(2, &Bytes::from(good).slice(..cut));
+        }
+    }
+
+    #[test]
+    fn states_survive_the_round_trip_and_equal_states_have_equal_bytes(a in state(), b in state()) {
+        prop_assert_eq!(&State::decode(a.encode()).unwrap(), &a);
+        let (mut ab, mut ba) = (a.clone(), b.clone());
+        // One dot, one value is the rule of real actors; these are arbitrary, so only disjoint states may meet.
+        if a.siblings().iter().all(|(dot, _)| !b.context().contains(dot)) && b.siblings().iter().all(|(dot, _)| !a.context().contains(dot)) {
+            ab.merge(b, Conflict::Siblings);
+            ba.merge(a, Conflict::Siblings);
+            prop_assert_eq!(ab.encode(), ba.encode());
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_in_a_token_is_noticed(context in context(), bit: prop::sample::Index) {
+        let at = Position::of("b", b"k");
+        let mut token = ContextToken::new(at, context, HybridTime::from_u64(9), Some(node())).encode();
+        prop_assert!(ContextToken::decode_for(&token, at).is_ok());
+        let bit = bit.index(token.len() * 8);
+        token[bit / 8] ^= 1 << (bit % 8);
+        prop_assert_eq!(ContextToken::decode_for(&token, at), Err(ContextError::Damaged));
+    }
+
+    #[test]
+    fn lww_keeps_the_greatest_time_in_any_order(times in prop::collection::vec(1u64..50, 1..6), order: u64) {
+        let states: Vec<State> = times.iter().enumerate().map(|(i, &time)| {
+            let mut state = State::default();
+            let version = Version {
+                time: HybridTime::from_u64(time), put_id: PutId(i as u128), tombstone: false, content_type: String::new(),
+                meta: Default::default(), value: Bytes::new(), hash: value_hash(b""),
+            };
+            state.put(Actor(1 + i as u64, 0), &CausalContext::new(), version, Conflict::Lww).unwrap();
+            state
+        }).collect();
+        let mut merged = State::default();
+        for i in 0..states.len() {
+            merged.merge(states[(i + order as usize % states.len()) % states.len()].clone(), Conflict::Lww);
+        }
+        prop_assert_eq!(merged.siblings().len(), 1);
+        prop_assert_eq!(merged.latest_time().as_u64(), *times.iter().max().unwrap());
+        prop_assert!(states.iter().all(|state| merged.context().includes(state.context())));
+    }
+}
+
+#[test]
+fn frames_survive_the_round_trip_in_pieces() {
+    let frame = Frame::new(&put(), Bytes::from_static(b"value"));
+    let mut wire = BytesMut::new();
+    frame.write(42, &mut wire);
+    assert_eq!(wire.len(), frame.wire_len());
+    let mut arrived = BytesMut::new();
+    for &byte in &wire[..wire.len() - 1] {
+        arrived.extend_from_slice(&[byte]);
+        assert_eq!(Frame::read(&mut arrived, 4096), Ok(None));
+    }
+    arrived.extend_from_slice(&wire[wire.len() - 1..]);
+    let (id, again) = Frame::read(&mut arrived, 4096).unwrap().unwrap();
+    assert_eq!((id, again.message::<Put>().unwrap(), &again.body[..]), (42, put(), &b"value"[..]));
+    assert!(arrived.is_empty());
+}
+
+#[test]
+fn frames_over_the_limit_or_with_lying_lengths_are_refused_before_they_arrive() {
+    let read = |bytes: &[u8]| Frame::read(&mut BytesMut::from(bytes), 1000);
+    assert!(matches!(read(&997u32.to_be_bytes()), Err(DecodeError::FrameLength { length: 1001, .. })));
+    assert!(matches!(read(&15u32.to_be_bytes()), Err(DecodeError::FrameLength { .. })));
+    assert!(matches!(read(&u32::MAX.to_be_bytes()), Err(DecodeError::FrameLength { .. })));
+    let mut lying = BytesMut::new();
+    Frame::new(&Metrics { reserved: 0 }, Bytes::new()).write(1, &mut lying);
+    lying[7] = 200;
+    assert!(matches!(read(&lying), Err(DecodeError::HeaderLength { header: 200, .. })));
+}
+
+/// The rule by which the protocol grows: a shorter array takes defaults where there are any, a longer one is cut.
+#[test]
+fn surplus_fields_are_skipped_and_missing_ones_named() {
+    let longer = cbor(&(0u8, "a newer peer's field"));
+    assert_eq!(from_cbor::<Metrics>(&longer), Metrics { reserved: 0 });
+    let shorter = Frame { kind: Get::KIND, header: cbor(&("bucket",)).into(), body: Bytes::new() };
+    let error = shorter.message::<Get>().unwrap_err();
+    assert!(error.to_string().contains("key"), "{error}");
+}
+
+#[test]
+fn an_unknown_failure_code_keeps_its_number() {
+    let failure = Failure::not_done(FailureCode::Other(999), "of the future");
+    assert_eq!(from_cbor::<Failure>(&cbor(&failure)), failure);
+}
+
+#[test]
+fn a_token_of_another_key_is_refused() {
+    let (here, there) = (Position::of("b", b"k"), Position::of("b", b"other"));
+    let token = ContextToken::blind(here).encode();
+    assert_eq!(ContextToken::decode_for(&token, there), Err(ContextError::OtherKey));
+    assert!(ContextToken::decode_for(&[], there).is_ok());
+}
+
+#[test]
+fn twins_of_one_put_are_one_value_to_a_reader() {
+    let version = |text: &'static str, id| Version {
+        time: HybridTime::from_u64(1),
+        put_id: PutId(id),
+        tombstone: false,
+        content_type: String::new(),
+        meta: Default::default(),
+        value: text.into(),
+        hash: value_hash(text.as_bytes()),
+    };
+    let blind = CausalContext::new();
+    let mut state = State::default();
+    for (actor, text, id) in [(1, "twin", 7), (2, "twin", 7), (3, "other", 8)] {
+        state.put(Actor(actor, 0), &blind, version(text, id), Conflict::Siblings).unwrap();
+    }
+    let visible: Vec<_> = state.visible().map(|(_, version)| version.value.clone()).collect();
+    assert_eq!(visible, ["twin", "other"]);
+    assert_eq!(state.context().len(), 3);
+}
