@@ -1,1 +1,32 @@
-//! Client library of the dynkv key-value store
+#![doc = include_str!("../README.md")]
+
+mod admin;
+mod attempts;
+mod client;
+mod cluster_file;
+mod context;
+mod error;
+mod get;
+mod health;
+mod inner;
+mod key;
+mod list;
+mod options;
+mod pool;
+mod put;
+mod view;
+
+pub use admin::{Metrics, Propose, Status};
+pub use client::Client;
+pub use cluster_file::{ClusterFile, ClusterFileError};
+pub use context::{Context, ParseContextError};
+pub use error::{ConnectError, Error, SeedFailure};
+pub use get::{Fetched, Get, Sibling};
+pub use list::{List, Page};
+pub use options::Options;
+pub use put::{Delete, Put, Stored};
+pub use view::ClusterView;
+
+pub use dynkv_net as net;
+pub use dynkv_proto as proto;
+pub use dynkv_ring as ring;

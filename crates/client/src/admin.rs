@@ -1,0 +1,224 @@
+//! What operators ask: status, metrics, and changes of the history.
+
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynkv_net::Class;
+use dynkv_proto::{Digest, FailureCode, Frame, Message, MetricsReply, NodeInfo, ProposeReply, StatusReply};
+use dynkv_ring::{Change, Entry, History, NodeId};
+use tokio::time::{Instant, timeout_at};
+
+use crate::Error;
+use crate::attempts::{Attempts, Repeat, Setback};
+use crate::client::deadline;
+use crate::inner::{Answer, Call, Inner, Target, call_setback, read_reply};
+
+/// Whom to ask.
+#[derive(Clone, Debug)]
+enum Whom {
+    Anyone,
+    Node(NodeId),
+    Address(String),
+}
+
+/// Makes a request that is not about a key.
+async fn ask<M: Message, T>(
+    inner: &Arc<Inner>,
+    whom: &Whom,
+    repeat: Repeat,
+    deadline: Instant,
+    request: &M,
+    read: impl Fn(&Frame) -> Result<Answer<T>, Setback>,
+) -> Result<T, Error> {
+    let frame = Frame::new(request, Bytes::new());
+    let target = match whom {
+        Whom::Anyone => Target::Any,
+        Whom::Node(node) => {
+            let view = inner.view();
+            if view.node(node).is_none() && !inner.pool.nodes().contains(node) {
+                let known: Vec<_> = view.nodes().map(|info| info.id.to_string()).collect();
+                let message =
+                    format!("there is no node {node} in the cluster: use one of {}", known.join(", "));
+                return Err(Error::refused(FailureCode::Invalid, message));
+            }
+            Target::Node(*node)
+        }
+        Whom::Address(address) => {
+            let late = || Error::Connect {
+                message: format!("{address}: no connection in time: check that the node runs"),
+            };
+            let (node, connection) = timeout_at(deadline, inner.pool.at(address))
+                .await
+                .map_err(|_| late())?
+                .map_err(|message| Error::Connect { message })?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answered = connection.call(Class::Foreground, frame, left).await.map_err(call_setback);
+            return answered.and_then(|frame| read(&frame)).map(|answer| answer.value).map_err(|setback| {
+                let mut attempts = Attempts::new(repeat);
+                attempts.after(node, setback);
+                attempts.into_error()
+            });
+        }
+    };
+    let call = Call { target, preferred: None, repeat, class: Class::Foreground, deadline };
+    inner.run(call, |_, _| frame.clone(), read).await
+}
+
+macro_rules! into_future {
+    ($type:ident -> $output:ty) => {
+        impl IntoFuture for $type {
+            type Output = Result<$output, Error>;
+            type IntoFuture = Pin<Box<dyn Future<Output = Result<$output, Error>> + Send>>;
+
+            fn into_future(self) -> Self::IntoFuture {
+                Box::pin(self.run())
+            }
+        }
+
+        impl $type {
+            /// How long it may take; [`Options::timeout`](crate::Options::timeout) unless set.
+            pub fn timeout(mut self, timeout: Duration) -> $type {
+                self.timeout = Some(timeout);
+                self
+            }
+        }
+
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($type)).field("whom", &self.whom).finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+/// A question about a node to be awaited; made by [`Client::status`](crate::Client::status) and
+/// [`Client::status_at`](crate::Client::status_at).
+#[derive(Clone)]
+#[must_use = "a question does nothing until it is awaited"]
+pub struct Status {
+    inner: Arc<Inner>,
+    whom: Whom,
+    timeout: Option<Duration>,
+}
+
+into_future!(Status -> StatusReply);
+
+impl Status {
+    pub(crate) fn of(inner: Arc<Inner>, node: NodeId) -> Status {
+        Status { inner, whom: Whom::Node(node), timeout: None }
+    }
+
+    pub(crate) fn at(inner: Arc<Inner>, address: String) -> Status {
+        Status { inner, whom: Whom::Address(address), timeout: None }
+    }
+
+    async fn run(self) -> Result<StatusReply, Error> {
+        let request = dynkv_proto::Status { reserved: 0 };
+        let read = |frame: &Frame| {
+            let reply: StatusReply = read_reply(frame)?;
+            let view = reply.view;
+            Ok(Answer { value: reply, view })
+        };
+        let deadline = deadline(&self.inner, self.timeout);
+        ask(&self.inner, &self.whom, Repeat::Read, deadline, &request, read).await
+    }
+}
+
+/// A question for a node's metrics to be awaited; made by [`Client::metrics`](crate::Client::metrics).
+#[derive(Clone)]
+#[must_use = "a question does nothing until it is awaited"]
+pub struct Metrics {
+    inner: Arc<Inner>,
+    whom: Whom,
+    timeout: Option<Duration>,
+}
+
+into_future!(Metrics -> String);
+
+impl Metrics {
+    pub(crate) fn of(inner: Arc<Inner>, node: NodeId) -> Metrics {
+        Metrics { inner, whom: Whom::Node(node), timeout: None }
+    }
+
+    async fn run(self) -> Result<String, Error> {
+        let request = dynkv_proto::Metrics { reserved: 0 };
+        let read = |frame: &Frame| {
+            let reply: MetricsReply = read_reply(frame)?;
+            Ok(Answer { value: reply.text, view: Digest::default() })
+        };
+        let deadline = deadline(&self.inner, self.timeout);
+        ask(&self.inner, &self.whom, Repeat::Read, deadline, &request, read).await
+    }
+}
+
+/// A change of the history to be awaited; made by [`Client::propose`](crate::Client::propose).
+///
+/// It goes to one node, from which the others learn it. It is not repeated once it may have been carried out: an
+/// [unknown](Error::Unknown) answer is for the operator to look into, with [`Client::refresh`](crate::Client::refresh).
+///
+/// ```no_run
+/// # async fn example(client: &dynkv_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// use dynkv_client::proto::BucketChange;
+///
+/// let mut change = BucketChange::new("sessions");
+/// change.set("conflict", "lww")?;
+/// client.propose(change.to_change(), vec![]).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a change does nothing until it is awaited"]
+pub struct Propose {
+    inner: Arc<Inner>,
+    whom: Whom,
+    change: Change,
+    nodes: Vec<NodeInfo>,
+    timeout: Option<Duration>,
+}
+
+into_future!(Propose -> Entry);
+
+impl Propose {
+    pub(crate) fn new(inner: Arc<Inner>, change: Change, nodes: Vec<NodeInfo>) -> Propose {
+        Propose { inner, whom: Whom::Anyone, change, nodes, timeout: None }
+    }
+
+    /// Proposes it to this node.
+    pub fn to(mut self, node: NodeId) -> Propose {
+        self.whom = Whom::Node(node);
+        self
+    }
+
+    /// Proposes it to whichever node is at `address` (`host:port`): for nodes that no view knows yet.
+    pub fn at(mut self, address: impl Into<String>) -> Propose {
+        self.whom = Whom::Address(address.into());
+        self
+    }
+
+    async fn run(self) -> Result<Entry, Error> {
+        let Propose { inner, whom, change, nodes, timeout } = self;
+        // Time and issuer are the node's to say; something must stand in their place.
+        let issuer = NodeId::try_from("client").expect("a valid node id");
+        let entry =
+            Entry::new(0, issuer, change).map_err(|error| Error::refused(FailureCode::Invalid, error))?;
+        let request = dynkv_proto::Propose { entry: entry.to_bytes().into(), nodes: nodes.clone() };
+        let read = |frame: &Frame| {
+            let reply: ProposeReply = read_reply(frame)?;
+            let entry = Entry::from_bytes(&reply.entry)
+                .map_err(|error| Setback::NoAnswer(format!("its answer cannot be read ({error})")))?;
+            Ok(Answer { value: entry, view: reply.view })
+        };
+        let entry = ask(&inner, &whom, Repeat::Once, deadline(&inner, timeout), &request, read).await?;
+        let mut history = History::new();
+        let known =
+            history.insert(entry.clone()).is_ok().then(|| inner.update(|view| view.with(&history, nodes)));
+        if !matches!(known, Some(Ok(_))) {
+            tracing::warn!("the entry does not fit into this client's history");
+        }
+        Ok(entry)
+    }
+}

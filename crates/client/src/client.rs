@@ -1,0 +1,192 @@
+//! The client itself: connecting, and the beginnings of all requests.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynkv_net::Endpoint;
+use dynkv_proto::NodeInfo;
+use dynkv_ring::{Change, NodeId};
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::inner::Inner;
+use crate::pool::Pool;
+use crate::{
+    ClusterFile, ClusterView, ConnectError, Delete, Error, Get, List, Metrics, Options, Propose, Put,
+    SeedFailure, Status,
+};
+
+/// A connection to a cluster. Cloning is cheap and shares everything.
+///
+/// The client sends each request to a node that keeps the key, prefers the one that answers fastest, and goes on to
+/// another where that is safe. It learns of joining and leaving nodes by itself.
+///
+/// It belongs to the tokio runtime in which it was made, which keeps its connections; requests may be made from any. On a
+/// current-thread runtime a request costs about half the CPU.
+///
+/// See [the crate page](crate) for an example.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+impl Client {
+    /// Connects to the cluster that `file` describes: returns when one of its seeds has answered. The cluster need not be
+    /// founded yet; reads and writes are refused with [`NotServing`](dynkv_proto::FailureCode::NotServing) until it is.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says for each seed why it did not answer, or what is wrong with the file.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time.
+    pub async fn connect(file: &ClusterFile) -> Result<Client, ConnectError> {
+        Client::with_options(file, Options::default()).await
+    }
+
+    /// [`connect`](Client::connect) with other options.
+    ///
+    /// # Errors
+    /// As [`connect`](Client::connect).
+    ///
+    /// # Panics
+    /// As [`connect`](Client::connect).
+    pub async fn with_options(file: &ClusterFile, options: Options) -> Result<Client, ConnectError> {
+        let identity = file.identity()?;
+        let endpoint = Endpoint::client(identity, options.net.clone())?;
+        Client::with_endpoint(endpoint, file.seeds.clone(), options).await
+    }
+
+    /// Connects through an endpoint of the caller's, for example over a simulated network. The endpoint's identity names
+    /// the cluster; [`Options::net`] is not used.
+    ///
+    /// # Errors
+    /// [`ConnectError::NoSeeds`] or [`ConnectError::Unreachable`].
+    ///
+    /// # Panics
+    /// As [`connect`](Client::connect).
+    pub async fn with_endpoint(
+        endpoint: Endpoint,
+        seeds: Vec<String>,
+        options: Options,
+    ) -> Result<Client, ConnectError> {
+        let cluster = endpoint.identity().name().cluster().to_owned();
+        if seeds.is_empty() {
+            return Err(ConnectError::NoSeeds { cluster });
+        }
+        let limit = options.timeout;
+        let pool = Pool::new(endpoint, Handle::current());
+        let inner = Inner::new(pool, cluster, seeds, options);
+        // All at once: a dead seed must not hold up the others.
+        let mut asked = JoinSet::new();
+        for (index, seed) in inner.seeds.iter().cloned().enumerate() {
+            let inner = inner.clone();
+            asked.spawn(async move { (index, inner.ask_seed(&seed, limit).await) });
+        }
+        let mut reasons = vec![String::from("it was not asked"); inner.seeds.len()];
+        while let Some(joined) = asked.join_next().await {
+            match joined {
+                Ok((_, Ok(()))) => {
+                    inner.start_refreshing();
+                    return Ok(Client { inner });
+                }
+                Ok((index, Err(reason))) => reasons[index] = reason,
+                // A task neither panics nor is it aborted before the set is dropped.
+                Err(error) => tracing::error!(%error, "asking a seed failed"),
+            }
+        }
+        let seeds = inner.seeds.iter().zip(reasons);
+        let seeds = seeds.map(|(seed, reason)| SeedFailure { seed: seed.clone(), reason }).collect();
+        Err(ConnectError::Unreachable { cluster: inner.cluster.clone(), seeds })
+    }
+
+    /// Reads a key.
+    pub fn get(&self, bucket: impl Into<String>, key: impl Into<Bytes>) -> Get {
+        Get::new(self.inner.clone(), bucket.into(), key.into())
+    }
+
+    /// Writes a value. Without a [context](Put::context) it stands beside what is there, as a sibling.
+    pub fn put(&self, bucket: impl Into<String>, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Put {
+        Put::new(self.inner.clone(), bucket.into(), key.into(), value.into())
+    }
+
+    /// Deletes what a [context](Delete::context) covers. Without one it deletes nothing that is there: the tombstone stands
+    /// beside it.
+    pub fn delete(&self, bucket: impl Into<String>, key: impl Into<Bytes>) -> Delete {
+        Delete::new(self.inner.clone(), bucket.into(), key.into())
+    }
+
+    /// Lists the keys of a bucket, page by page.
+    pub fn list(&self, bucket: impl Into<String>) -> List {
+        List::new(self.inner.clone(), bucket.into())
+    }
+
+    /// The cluster as this client knows it, without asking anybody.
+    pub fn view(&self) -> Arc<ClusterView> {
+        self.inner.view()
+    }
+
+    /// Asks a node for its view, and returns ours with what is new in it.
+    ///
+    /// # Errors
+    /// [`Error`] when no node answers.
+    pub async fn refresh(&self) -> Result<Arc<ClusterView>, Error> {
+        self.inner.refresh(None, Instant::now() + self.inner.options.timeout).await?;
+        Ok(self.view())
+    }
+
+    /// Asks a node how it is.
+    pub fn status(&self, node: NodeId) -> Status {
+        Status::of(self.inner.clone(), node)
+    }
+
+    /// Asks whichever node is at `address` (`host:port`) how it is: for nodes that no view knows yet.
+    pub fn status_at(&self, address: impl Into<String>) -> Status {
+        Status::at(self.inner.clone(), address.into())
+    }
+
+    /// Asks a node for its metrics, as OpenMetrics text.
+    pub fn metrics(&self, node: NodeId) -> Metrics {
+        Metrics::of(self.inner.clone(), node)
+    }
+
+    /// Proposes a change of the membership history: a founding, which says with `nodes` where the members are, or properties
+    /// of a bucket ([`BucketChange::to_change`](dynkv_proto::BucketChange::to_change)), for which `nodes` is empty. Takes an
+    /// administrator's certificate.
+    pub fn propose(&self, change: Change, nodes: Vec<NodeInfo>) -> Propose {
+        Propose::new(self.inner.clone(), change, nodes)
+    }
+
+    /// The cluster's name.
+    pub fn cluster(&self) -> &str {
+        &self.inner.cluster
+    }
+
+    /// The options it was made with.
+    pub fn options(&self) -> &Options {
+        &self.inner.options
+    }
+
+    /// Closes all connections and tells the nodes, for this client and its clones. Requests under way fail. A client that is
+    /// merely dropped lets the nodes find out by themselves.
+    pub async fn close(&self) {
+        self.inner.pool.endpoint().close().await;
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Inner { cluster, seeds, .. } = &*self.inner;
+        f.debug_struct("Client").field("cluster", cluster).field("seeds", seeds).finish_non_exhaustive()
+    }
+}
+
+/// When a request that was told `timeout` must be answered.
+pub(crate) fn deadline(inner: &Inner, timeout: Option<Duration>) -> Instant {
+    let now = Instant::now();
+    let timeout = timeout.unwrap_or(inner.options.timeout);
+    // A day stands for "for ever", which an Instant cannot express.
+    now.checked_add(timeout).unwrap_or(now + Duration::from_secs(24 * 60 * 60))
+}
