@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
-use quinn::{AsyncUdpSocket, EndpointConfig, Incoming, Runtime, TokioRuntime, VarInt};
+use quinn::{AsyncUdpSocket, Incoming, Runtime, TokioRuntime};
 use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
@@ -161,9 +161,8 @@ impl Endpoint {
             })
             .transpose()?;
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let quinn =
-            quinn::Endpoint::new_with_abstract_socket(EndpointConfig::default(), server, socket, runtime)
-                .map_err(|source| BindError::from_io(unknown, source))?;
+        let quinn = quinn::Endpoint::new_with_abstract_socket(options.endpoint(), server, socket, runtime)
+            .map_err(|source| BindError::from_io(unknown, source))?;
         let local_addr = quinn.local_addr().map_err(|source| BindError::from_io(unknown, source))?;
         let (closing, serving) = (watch::Sender::new(false), watch::Sender::new(0));
         let options = Arc::new(options);
@@ -233,6 +232,14 @@ impl Endpoint {
                     if connections.len() >= self.0.options.connections_max {
                         tracing::warn!(remote = %incoming.remote_address(), "connection refused: connections_max reached");
                         incoming.refuse();
+                        continue;
+                    }
+                    // Half full: whoever comes now must show that its address is real, so that forged ones cannot
+                    // take the other half.
+                    let crowded = connections.len() >= self.0.options.connections_max / 2;
+                    if crowded && incoming.may_retry() {
+                        // Fails only for those that may not be asked again.
+                        let _ = incoming.retry();
                         continue;
                     }
                     let (handler, options, closing) = (handler.clone(), self.0.options.clone(), self.0.closing.subscribe());
@@ -393,6 +400,6 @@ async fn accept(
     match peer_name(&connection) {
         Ok((peer, _)) => serve_connection(connection, Arc::new(peer), handler, options, closing).await,
         // Not reached: the handshake has verified that there is a name.
-        Err(error) => connection.close(VarInt::from_u32(2), error.to_string().as_bytes()),
+        Err(error) => connection.close(close_code::INTERNAL, error.to_string().as_bytes()),
     }
 }

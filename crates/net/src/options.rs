@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quinn::{AckFrequencyConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{AckFrequencyConfig, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
 
 use dynkv_proto::FRAME_PREFIX_BYTES;
 
@@ -44,6 +44,9 @@ pub struct Options {
     pub connect_timeout_ms: u32,
     /// How long [`close`](crate::Endpoint::close) waits for answers under way, in milliseconds. Default: 500.
     pub drain_timeout_ms: u32,
+    /// Seeds QUIC's own random decisions (skipped packet numbers, the order of transport parameters), so that a
+    /// simulation repeats itself. Keys do not depend on it. Default: `None`, from the system's random source.
+    pub quic_seed: Option<u64>,
 }
 
 impl Default for Options {
@@ -57,6 +60,7 @@ impl Default for Options {
             keep_alive_ms: 1000,
             connect_timeout_ms: 2000,
             drain_timeout_ms: 500,
+            quic_seed: None,
         }
     }
 }
@@ -80,6 +84,17 @@ impl Options {
             }
             _ => None,
         }
+    }
+
+    /// Configuration of the socket as a whole.
+    pub(crate) fn endpoint(&self) -> EndpointConfig {
+        let mut config = EndpointConfig::default();
+        config.rng_seed(self.quic_seed.map(|seed| {
+            let mut wide = [0; 32];
+            wide[..8].copy_from_slice(&seed.to_be_bytes());
+            wide
+        }));
+        config
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dynkv_proto::Frame;
 use quinn::SendStream;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::failure;
 use crate::name::PeerName;
@@ -54,7 +54,7 @@ impl Responder {
 
     /// Whether the connection is gone, so that an answer would reach nobody.
     pub fn is_closed(&self) -> bool {
-        self.lane.as_ref().is_none_or(|lane| lane.answers().closed)
+        self.lane.as_ref().is_none_or(|lane| lane.is_closed())
     }
 }
 
@@ -107,7 +107,7 @@ pub(crate) async fn serve_connection(
                     tracing::error!(%peer, "a handler panicked, its connection is closed");
                     quinn.close(close_code::INTERNAL, b"a request made the node fail");
                 }
-                lanes.retain(|(read, _)| !read.is_finished());
+                lanes.retain(|(_, lane): &(AbortHandle, Arc<Lane>)| !lane.is_closed());
             }
             _ = closing.wait_for(|closing| *closing) => break true,
         }
@@ -117,8 +117,16 @@ pub(crate) async fn serve_connection(
             read.abort();
             lane.drain();
         }
-        while tasks.join_next().await.is_some() {}
+        tokio::select! {
+            () = async { while tasks.join_next().await.is_some() {} } => {}
+            // The time to drain is over, or the peer has gone.
+            _ = quinn.closed() => {}
+        }
         quinn.close(close_code::DONE, b"the node is going down");
+    }
+    // The tasks end with this one; answers that come later have nowhere to go.
+    for (_, lane) in &lanes {
+        lane.close();
     }
 }
 
@@ -151,6 +159,7 @@ enum Admission {
     Handle,
     Overloaded,
     Wait,
+    Closed,
 }
 
 impl Lane {
@@ -187,7 +196,9 @@ impl Lane {
 
     fn admit(&self) -> Admission {
         let mut answers = self.answers();
-        if answers.queued_bytes > self.queue_bytes_max {
+        if answers.closed {
+            Admission::Closed
+        } else if answers.queued_bytes > self.queue_bytes_max {
             Admission::Wait
         } else if answers.in_flight >= self.in_flight_max {
             Admission::Overloaded
@@ -200,6 +211,20 @@ impl Lane {
     fn drain(&self) {
         self.answers().draining = true;
         self.wake.notify_one();
+    }
+
+    fn is_closed(&self) -> bool {
+        self.answers().closed
+    }
+
+    /// Nothing can be answered any more.
+    fn close(&self) {
+        let mut answers = self.answers();
+        answers.closed = true;
+        answers.queue.clear();
+        answers.queued_bytes = 0;
+        drop(answers);
+        self.written.notify_one();
     }
 
     /// The reader: hands requests to the handler until the stream ends, and says why it did.
@@ -239,6 +264,7 @@ impl Lane {
                         self.written.notified().await;
                         continue;
                     }
+                    Admission::Closed => return StreamError::Ended,
                 }
                 break;
             }
@@ -256,12 +282,7 @@ impl Lane {
             // Until the peer has everything, or is gone.
             let _ = send.stopped().await;
         }
-        let mut answers = self.answers();
-        answers.closed = true;
-        answers.queue.clear();
-        answers.queued_bytes = 0;
-        drop(answers);
-        self.written.notify_one();
+        self.close();
     }
 
     async fn write_answers(&self, send: &mut SendStream) -> Result<(), quinn::WriteError> {
@@ -284,7 +305,8 @@ impl Lane {
             }
             send.write_all_chunks(batch.chunks()).await?;
             let mut answers = self.answers();
-            answers.queued_bytes -= batch.bytes();
+            // Zero already if the connection was given up meanwhile.
+            answers.queued_bytes = answers.queued_bytes.saturating_sub(batch.bytes());
             let room = answers.queued_bytes <= self.queue_bytes_max;
             drop(answers);
             if room {
