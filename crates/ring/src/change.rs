@@ -303,6 +303,11 @@ impl TryFrom<UncheckedEntry> for Entry {
     type Error = InvalidChange;
 
     fn try_from(entry: UncheckedEntry) -> Result<Self, InvalidChange> {
-        Self::new(entry.time, entry.issuer, entry.change)
+        let UncheckedEntry { time, issuer, change } = entry;
+        // A newer version's change is kept, as the canonical bytes keep it.
+        if !codec::is_foreign(&change) {
+            change.validate()?;
+        }
+        Ok(Self::decoded(time, issuer, change))
     }
 }

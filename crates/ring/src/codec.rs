@@ -83,6 +83,13 @@ pub enum DecodeError {
     Full(#[from] HistoryFull),
 }
 
+/// Whether the change is of a kind that only a newer version of this crate understands.
+#[cfg(feature = "serde")]
+pub(crate) fn is_foreign(change: &Change) -> bool {
+    let Change::Other { kind, payload } = change else { return false };
+    *kind < Change::FIRST_OTHER_KIND && !(FOUND..=DISK).contains(kind) && payload.len() <= MAX_OWN_LEN
+}
+
 pub(crate) fn entry_to_bytes(entry: &Entry) -> Vec<u8> {
     let mut out = Vec::with_capacity(64);
     write_entry(&mut out, entry);
