@@ -1,4 +1,9 @@
-//! Consistent hashing as in Dynamo: partitions, weights, failure domains, preference lists and a mergeable membership history
+#![doc = include_str!("../README.md")]
+//!
+//! # Where to begin
+//!
+//! [`History`] and [`Membership`] for a cluster whose nodes must agree; [`strategy::EqualTokens`] for a ring without a
+//! history; [`Ring`] for what both lead to; [`RingDiff`] before a change is applied.
 
 mod change;
 mod codec;

@@ -7,10 +7,11 @@ use plotters::prelude::*;
 
 use crate::measure::{Measurement, Strategy};
 
-const STRATEGIES: [(Strategy, RGBColor); 3] = [
-    (Strategy::Random, RGBColor(0xd5, 0x5e, 0x00)),
-    (Strategy::RandomPartitions, RGBColor(0x56, 0x8f, 0xc4)),
-    (Strategy::Equal, RGBColor(0x00, 0x7f, 0x5f)),
+/// With colour and width. The curves of strategies 1 and 2 coincide: the wide one is drawn below the narrow one.
+const STRATEGIES: [(Strategy, RGBColor, u32); 3] = [
+    (Strategy::RandomPartitions, RGBColor(0x9c, 0xc4, 0xe8), 8),
+    (Strategy::Random, RGBColor(0xd5, 0x5e, 0x00), 2),
+    (Strategy::Equal, RGBColor(0x00, 0x7f, 0x5f), 2),
 ];
 
 /// Two charts side by side: uniform popularity with the expected points, and skewed popularity.
@@ -49,17 +50,19 @@ fn chart(
         .bold_line_style(BLACK.mix(0.12))
         .label_style(("sans-serif", 14))
         .draw()?;
-    for (strategy, color) in STRATEGIES {
+    for (strategy, color, width) in STRATEGIES {
         let line: Vec<(f64, f64)> = measurements
             .iter()
             .filter(|m| m.strategy == strategy)
             .map(|m| (m.metadata as f64, efficiency(m)))
             .collect();
         chart
-            .draw_series(LineSeries::new(line.clone(), color.stroke_width(2)))?
+            .draw_series(LineSeries::new(line.clone(), color.stroke_width(width)))?
             .label(strategy.to_string())
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(2)));
-        chart.draw_series(line.into_iter().map(|point| Circle::new(point, 3, color.filled())))?;
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color.stroke_width(width)));
+        chart.draw_series(
+            line.into_iter().map(|point| Circle::new(point, width.div_ceil(2) + 2, color.filled())),
+        )?;
     }
     if with_reference {
         let points = measurements.iter().filter_map(|m| Some((m.metadata as f64, m.reference()?)));
