@@ -40,7 +40,9 @@ impl Actors {
     ) -> Actor {
         let incarnation = self.incarnation.load(Ordering::SeqCst);
         match local {
-            Some(actor) if actor.0 == incarnation && context.highest(&actor) <= stored.highest(&actor) => actor,
+            Some(actor) if actor.0 == incarnation && context.highest(&actor) <= stored.highest(&actor) => {
+                actor
+            }
             _ => Actor(incarnation, self.births.fetch_add(1, Ordering::SeqCst)),
         }
     }

@@ -1,1 +1,39 @@
-//! A node of the dynkv key-value store: coordinator, replica and storage
+//! A node of the dynkv key-value store: coordinator, replica and storage.
+//!
+//! A request's way, by file names: `server` takes it off a connection; `coordinator` counts answers and decides, or forwards;
+//! `replica` reads, unites and mints on every home; `storage` keeps the records. `cluster` is what the node knows of the
+//! membership, `exchange` how that travels, `peers` the connections to the others.
+//!
+//! # What this crate does not do
+//!
+//! It starts no runtime, installs no signal handlers and reads no configuration files: `dynkv-cli` does. It asks the world for
+//! nothing but a UDP socket, a [`Storage`](storage::Storage), tokio's time and an [`Env`].
+
+mod actor;
+mod cluster;
+mod coordinator;
+mod data_dir;
+mod env;
+mod exchange;
+mod key;
+mod metrics;
+mod node;
+mod peers;
+mod propose;
+mod put_ids;
+mod record;
+mod replica;
+mod server;
+mod shared;
+pub mod storage;
+
+pub use cluster::{LoadError, NotServing};
+pub use data_dir::DataDirError;
+pub use env::Env;
+pub use node::{Node, NodeConfig, Parts, StartError};
+
+pub use dynkv_net as net;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

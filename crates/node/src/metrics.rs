@@ -92,8 +92,7 @@ impl Metrics {
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         let registry = self.registry.lock().unwrap_or_else(PoisonError::into_inner);
-        // Writing to a String cannot fail.
-        drop(encode(&mut text, &registry));
+        encode(&mut text, &registry).expect("writing to a String cannot fail");
         text
     }
 }

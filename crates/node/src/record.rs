@@ -74,7 +74,9 @@ impl Record {
     /// [`StorageError::Damaged`] for anything that `encode` did not write.
     pub(crate) fn decode(bytes: Bytes) -> Result<Record, StorageError> {
         let damaged = |reason: &str| StorageError::Damaged { reason: reason.into() };
-        let Some(head) = bytes.first_chunk::<STATE_AT>() else { return Err(damaged("a record is cut short")) };
+        let Some(head) = bytes.first_chunk::<STATE_AT>() else {
+            return Err(damaged("a record is cut short"));
+        };
         if head[0] != FORMAT {
             return Err(damaged("a record is of an unknown format"));
         }

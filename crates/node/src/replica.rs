@@ -10,7 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use dynkv_proto::{
-    Actor, Conflict, ContextToken, DecodeError, Digest, ListedKey, PutId, PutSeenReply, Seen, Stamp, State, Version,
+    Actor, Conflict, ContextToken, DecodeError, Digest, ListedKey, PutId, PutSeenReply, Seen, Stamp, State,
+    Version,
 };
 use dynkv_ring::PartitionId;
 use dynkv_vclock::{CausalContext, Dot, HybridClock, HybridTime};
@@ -71,11 +72,17 @@ pub(crate) struct Minted {
 /// Why nothing was minted.
 #[derive(Clone, Debug, Error)]
 pub(crate) enum MintError {
-    #[error("the key has {siblings} siblings, the limit is {limit}: get it, merge them, and put the result with the context of that get")]
+    #[error(
+        "the key has {siblings} siblings, the limit is {limit}: get it, merge them, and put the result with the context of that get"
+    )]
     SiblingLimit { siblings: usize, limit: u32 },
-    #[error("the key's context has {entries} entries, the limit is {CONTEXT_ENTRIES_MAX}: write to another key")]
+    #[error(
+        "the key's context has {entries} entries, the limit is {CONTEXT_ENTRIES_MAX}: get the key again and put with the context of that get"
+    )]
     ContextLimit { entries: usize },
-    #[error("the version to replace is stamped more than {SKEW_MS_MAX} ms ahead of this node's clock: check the clocks of the hosts, then try again")]
+    #[error(
+        "the version to replace is stamped more than {SKEW_MS_MAX} ms ahead of this node's clock: check the clocks of the hosts, then try again"
+    )]
     Clock,
     #[error("the actor's counter is used up: try again")]
     Counter,
@@ -114,7 +121,10 @@ impl Replica {
 
     /// The record of `key`.
     pub(crate) fn read(&self, key: &Key) -> Result<Option<Record>, StorageError> {
-        let read = self.storage.get(Space::Records, &key.record).and_then(|bytes| bytes.map(Record::decode).transpose());
+        let read = self
+            .storage
+            .get(Space::Records, &key.record)
+            .and_then(|bytes| bytes.map(Record::decode).transpose());
         if matches!(read, Err(StorageError::Damaged { .. })) {
             self.metrics.records_damaged.inc();
             tracing::error!(bucket = %key.bucket, position = %key.position, "a stored record is damaged; it is not served");
@@ -144,7 +154,10 @@ impl Replica {
     ) -> Result<(), StorageError> {
         let (replica, record_key) = (self.clone(), key.record.clone());
         let apply: Apply = Box::new(move |tx| {
-            let before = match tx.get(Space::Records, &record_key).and_then(|bytes| bytes.map(Record::decode).transpose()) {
+            let before = match tx
+                .get(Space::Records, &record_key)
+                .and_then(|bytes| bytes.map(Record::decode).transpose())
+            {
                 Ok(before) => before,
                 Err(error) => return Box::new(move |_| done(Err(error))) as Done,
             };
@@ -173,7 +186,9 @@ impl Replica {
         incoming: Incoming,
         conflict: Conflict,
     ) -> Result<Option<Record>, StorageError> {
-        let Some(before) = before else { return Ok(Some(Record { local_actor: None, state: incoming.bytes })) };
+        let Some(before) = before else {
+            return Ok(Some(Record { local_actor: None, state: incoming.bytes }));
+        };
         if before.state == incoming.bytes {
             return Ok(None);
         }
@@ -199,7 +214,8 @@ impl Replica {
         let (written_sender, written) = oneshot::channel();
         let (replica, record_key) = (self.clone(), key.record.clone());
         let apply: Apply = Box::new(move |tx| {
-            let before = tx.get(Space::Records, &record_key).and_then(|bytes| bytes.map(Record::decode).transpose());
+            let before =
+                tx.get(Space::Records, &record_key).and_then(|bytes| bytes.map(Record::decode).transpose());
             let put_id = mint.put_id;
             let outcome = before.map_err(MintError::from).and_then(|before| replica.minted(before, mint));
             let (minted, record) = match outcome {

@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
     time::Duration,
@@ -20,7 +20,8 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::{
-    Apply, Committed, Done, Durability, Overlay, Space, Storage, StorageError, StorageStats, Transaction, Visit,
+    Apply, Committed, Done, Durability, Overlay, Space, Storage, StorageError, StorageStats, Transaction,
+    Visit,
 };
 
 /// Writes that may wait for the disk before `submit` refuses more.
@@ -105,7 +106,9 @@ impl FjallStorage {
             std::thread::Builder::new()
                 .name("dynkv-storage".into())
                 .spawn(move || write_until_closed(&engine, &submitted))
-                .map_err(|error| StorageError::Failed { reason: format!("no thread for the store: {error}") })?
+                .map_err(|error| StorageError::Failed {
+                    reason: format!("no thread for the store: {error}"),
+                })?
         };
         let closing = Arc::new(AtomicBool::new(false));
         Ok(FjallStorage { engine, queue, writer: Mutex::new(Some(writer)), closing })
@@ -123,7 +126,13 @@ impl Storage for FjallStorage {
         self.engine.get(space, key)
     }
 
-    fn scan(&self, space: Space, prefix: &[u8], from: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
+    fn scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StorageError> {
         for entry in self.engine.keyspace(space).range(prefix.max(from)..) {
             let (key, value) = entry.into_inner().map_err(failed)?;
             if !key.starts_with(prefix) || visit(key.into(), value.into()) == ControlFlow::Break(()) {
@@ -198,11 +207,13 @@ fn failed(error: fjall::Error) -> StorageError {
             StorageError::Damaged { reason: "a block of the store fails its checksum".into() }
         }
         fjall::Error::Io(error) => StorageError::Failed { reason: error.to_string() },
-        fjall::Error::Storage(fjall::LsmError::Io(error)) => StorageError::Failed { reason: error.to_string() },
-        fjall::Error::Locked => StorageError::Failed { reason: "it is open in another process".into() },
-        fjall::Error::Poisoned => {
-            StorageError::Failed { reason: "an earlier write failed, the store takes no more: restart the node".into() }
+        fjall::Error::Storage(fjall::LsmError::Io(error)) => {
+            StorageError::Failed { reason: error.to_string() }
         }
+        fjall::Error::Locked => StorageError::Failed { reason: "it is open in another process".into() },
+        fjall::Error::Poisoned => StorageError::Failed {
+            reason: "an earlier write failed, the store takes no more: restart the node".into(),
+        },
         other => StorageError::Failed { reason: format!("{other:?}") },
     }
 }
@@ -220,11 +231,11 @@ fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
         let first = match first {
             Ok(first) => first,
             Err(RecvTimeoutError::Timeout) => {
-                dirty = engine.sync().is_err();
-                if dirty {
-                    // The engine is poisoned: every later commit fails and says so. Waiting again would spin.
-                    dirty = false;
+                // A failure poisons the engine: every later commit fails and says so. Trying again would spin.
+                if let Err(error) = engine.sync() {
+                    tracing::error!(%error, "acknowledged writes may not be on disk");
                 }
+                dirty = false;
                 continue;
             }
             Err(RecvTimeoutError::Disconnected) => break,
@@ -274,10 +285,7 @@ fn apply_queued(
         if in_memory.len() + on_disk.len() >= BATCH_MAX {
             break;
         }
-        next = match submitted.try_recv() {
-            Ok(item) => Some(item),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        };
+        next = submitted.try_recv().ok();
     }
     let committed = engine.commit(overlay);
     *dirty |= committed.is_ok();

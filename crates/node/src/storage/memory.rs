@@ -8,7 +8,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Apply, Committed, Durability, Overlay, Space, Storage, StorageError, StorageStats, Transaction, Visit};
+use super::{
+    Apply, Committed, Durability, Overlay, Space, Storage, StorageError, StorageStats, Transaction, Visit,
+};
 
 /// Everything in one ordered map; a write is done before `submit` returns.
 #[derive(Default)]
@@ -45,16 +47,27 @@ impl Storage for MemoryStorage {
         self.data().get(space, key)
     }
 
-    fn scan(&self, space: Space, prefix: &[u8], from: &[u8], visit: &mut Visit<'_>) -> Result<(), StorageError> {
+    fn scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StorageError> {
         let start = Bytes::copy_from_slice(prefix.max(from));
         // The lock is taken per entry, so that `visit` may use the store.
         let mut next = Bound::Included((space, start));
         loop {
             let data = self.data();
-            let Some(((found, key), value)) = data.map.range((next, Bound::Unbounded)).next() else { return Ok(()) };
+            let Some(((found, key), value)) = data.map.range((next, Bound::Unbounded)).next() else {
+                return Ok(());
+            };
             let (found, key, value) = (*found, key.clone(), value.clone());
             drop(data);
-            if found != space || !key.starts_with(prefix) || visit(key.clone(), value) == ControlFlow::Break(()) {
+            if found != space
+                || !key.starts_with(prefix)
+                || visit(key.clone(), value) == ControlFlow::Break(())
+            {
                 return Ok(());
             }
             next = Bound::Excluded((space, key));

@@ -1,0 +1,47 @@
+//! Handing a request to a node that can coordinate it (paper, section 4.3).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynkv_net::Class;
+use dynkv_proto::{FailureCode, Frame, Hops};
+
+use super::{Answer, Context, Coordinated, failure, unknown};
+use crate::{metrics::Ending, peers::PeerError, shared::Shared};
+
+/// Tries the homes in the order of their latency, the next one only when the one before certainly did nothing: a second
+/// coordinator for a put that may have been carried out is the client's decision, which knows to say that it is a retry.
+pub(super) async fn forward<R: Coordinated>(
+    node: Arc<Shared>,
+    context: Context,
+    mut request: R,
+    body: Bytes,
+    answer: Answer,
+) {
+    let mut homes = request.homes(&context.view).to_vec();
+    if homes.is_empty() {
+        let message = "there is no such partition: refresh the view of the cluster".to_owned();
+        return answer.failed(&failure(&context.view, FailureCode::Invalid, message));
+    }
+    node.peers.sort_by_latency(&mut homes);
+    *request.hops() = Hops(1);
+    let mut errors = Vec::new();
+    for home in homes {
+        let left = context.time_left();
+        *request.timeout_ms() = left.as_millis() as u32;
+        let frame = Frame::new(&request, body.clone());
+        match node.peers.call(home, Class::Foreground, frame, left).await {
+            Ok(frame) => return answer.end(Ending::Forwarded, frame),
+            Err(PeerError::Refused(refusal)) if refusal.code != FailureCode::NotServing => {
+                return answer.failed(&refusal);
+            }
+            Err(error) if error.is_not_done() => errors.push(format!("{home}: {error}")),
+            Err(error) => {
+                let message = format!("node {home}, to which this was forwarded, gave no answer: {error}");
+                return answer.failed(&unknown(&context.view, FailureCode::NoAnswer, message));
+            }
+        }
+    }
+    let message = format!("no replica of this key can be reached ({}): see `dyn status`", errors.join("; "));
+    answer.failed(&failure(&context.view, FailureCode::Quorum, message));
+}

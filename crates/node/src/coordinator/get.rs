@@ -1,0 +1,330 @@
+//! Coordinating a get: the own copy, digests from others, a merge, and read repair.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use dynkv_net::Class;
+use dynkv_proto::{
+    Conflict, ContextToken, Digest, FailureCode, Frame, Get, GetReply, ReplicaGet, ReplicaGetReply,
+    ReplicaPut, ReplicaPutReply, State, VersionHeader,
+};
+use dynkv_ring::NodeId;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::time::Instant;
+
+use super::{
+    Answer, Context, checked_key, effective, failure,
+    quorum::{Asked, Need, Quorum, Verdict},
+};
+use crate::{
+    key::Key,
+    replica::Incoming,
+    shared::Shared,
+    storage::{Durability, StorageError},
+};
+
+/// A further replica is asked when an answer is this many times later than the slowest one asked usually is.
+const HEDGE_FACTOR: u32 = 4;
+const HEDGE_MIN: Duration = Duration::from_millis(5);
+const HEDGE_MAX: Duration = Duration::from_millis(500);
+
+/// After the answer, stragglers are waited for this long, to be repaired if they are behind.
+const STRAGGLERS: Duration = Duration::from_secs(2);
+
+pub(super) async fn get(node: Arc<Shared>, context: Context, request: Get, answer: Answer) {
+    let view = &context.view;
+    let key = match checked_key(view, &request.bucket, &request.key) {
+        Ok(key) => key,
+        Err(failure) => return answer.failed(&failure),
+    };
+    let homes = view.membership.ring().homes(key.partition).len();
+    let properties = effective(&context, homes, |properties| {
+        properties.r = request.r.unwrap_or(properties.r);
+        properties.pr = request.pr.unwrap_or(properties.pr.min(properties.r));
+    });
+    let properties = match properties {
+        Ok(properties) => properties,
+        Err(failure) => return answer.failed(&failure),
+    };
+    let need = Need { replicas: properties.r, durable: 0, homes: properties.pr };
+    let mut read = match Read::new(&node, &context, &key, need) {
+        Ok(read) => read,
+        Err(failure) => return answer.failed(&failure),
+    };
+    match read.until_met().await {
+        Ok(()) => answer_with(&node, &context, &key, &read, answer),
+        Err(failure) => return answer.failed(&failure),
+    }
+    read.repair().await;
+}
+
+/// The merged state of a key, for a listing that must know whether it is live.
+pub(super) async fn read_merged(
+    node: &Arc<Shared>,
+    context: &Context,
+    key: &Key,
+    need: Need,
+) -> Result<State, dynkv_proto::Failure> {
+    let mut read = Read::new(node, context, key, need)?;
+    read.until_met().await?;
+    Ok(read.merged)
+}
+
+fn answer_with(node: &Shared, context: &Context, key: &Key, read: &Read<'_>, answer: Answer) {
+    let state = &read.merged;
+    let visible: Vec<_> = state.visible().collect();
+    let body = match &visible[..] {
+        [(_, only)] => only.value.clone(),
+        several => {
+            let mut body =
+                BytesMut::with_capacity(several.iter().map(|(_, version)| version.value.len()).sum());
+            several.iter().for_each(|(_, version)| body.extend_from_slice(&version.value));
+            body.freeze()
+        }
+    };
+    node.metrics.siblings_read.observe(visible.len() as f64);
+    let token = ContextToken::new(key.position, state.context().clone(), state.latest_time(), read.fastest);
+    let got = read.quorum.got();
+    let reply = GetReply {
+        context: token.encode().into(),
+        versions: visible.iter().map(|(dot, version)| VersionHeader::new(dot, version)).collect(),
+        replicas: got.replicas,
+        homes: got.homes,
+        view: context.view.digest,
+    };
+    answer.done(&reply, body);
+}
+
+const ASKED: Asked = Asked { durable: false, home: true };
+
+/// A replica's answer: nothing new, or its state.
+enum Answered {
+    Same,
+    Holds(Option<Incoming>),
+}
+
+type Answers<'a> = FuturesUnordered<BoxFuture<'a, (NodeId, Result<Answered, String>)>>;
+
+/// One read on its way.
+struct Read<'a> {
+    node: &'a Arc<Shared>,
+    context: &'a Context,
+    key: &'a Key,
+    conflict: Conflict,
+    need: Need,
+    quorum: Quorum,
+    /// Homes not asked yet, the best one last.
+    unasked: Vec<NodeId>,
+    answers: Answers<'a>,
+    errors: Vec<String>,
+    /// What this node holds, to which others say "the same".
+    own: Option<Digest>,
+    /// Digests of those that answered; `None` for no state.
+    held: BTreeMap<NodeId, Option<Digest>>,
+    merged: State,
+    /// The first home to answer.
+    fastest: Option<NodeId>,
+}
+
+impl<'a> Read<'a> {
+    /// Reads the own copy and asks as many others as the quorum needs.
+    fn new(
+        node: &'a Arc<Shared>,
+        context: &'a Context,
+        key: &'a Key,
+        need: Need,
+    ) -> Result<Read<'a>, dynkv_proto::Failure> {
+        let me = node.cluster.me.id;
+        let homes = context.view.membership.ring().homes(key.partition);
+        let mut unasked: Vec<NodeId> = homes.iter().copied().filter(|home| *home != me).collect();
+        node.peers.sort_by_latency(&mut unasked);
+        unasked.reverse();
+        let mut read = Read {
+            node,
+            context,
+            key,
+            conflict: context.properties.conflict,
+            need,
+            quorum: Quorum::new(need),
+            unasked,
+            answers: Answers::new(),
+            errors: Vec::new(),
+            own: None,
+            held: BTreeMap::new(),
+            merged: State::default(),
+            fastest: None,
+        };
+        read.quorum.asked(ASKED);
+        match read.read_own() {
+            Ok(()) => {
+                read.quorum.answered(ASKED);
+                read.fastest = Some(me);
+            }
+            Err(error) => {
+                read.quorum.failed(ASKED);
+                read.errors.push(format!("{me}: {error}"));
+            }
+        }
+        while read.quorum.verdict() == Verdict::Missed && read.ask_next() {}
+        Ok(read)
+    }
+
+    fn read_own(&mut self) -> Result<(), StorageError> {
+        if let Some((record, state)) = self.node.replica.read_verified(self.key)? {
+            self.own = Some(record.digest()?);
+            self.merged = state;
+        }
+        self.held.insert(self.node.cluster.me.id, self.own);
+        Ok(())
+    }
+
+    /// Asks one more home; `false` when there is none.
+    fn ask_next(&mut self) -> bool {
+        let Some(home) = self.unasked.pop() else { return false };
+        self.quorum.asked(ASKED);
+        let request = ReplicaGet {
+            bucket: self.key.bucket.clone(),
+            key: self.key.key.clone().into(),
+            stamp: self.node.replica.stamp(),
+            have: self.own,
+        };
+        let (node, timeout) = (self.node, self.context.time_left());
+        let answer = async move {
+            let frame = Frame::new(&request, Bytes::new());
+            let answer = node.peers.request::<ReplicaGetReply>(home, Class::Foreground, frame, timeout).await;
+            let answered = answer.map_err(|error| error.to_string()).and_then(|(reply, state)| {
+                if reply.stamp.0 != request.stamp.0 {
+                    return Err(format!("it is at epoch {}, not {}", reply.stamp.0, request.stamp.0));
+                }
+                match (reply.same, state.is_empty()) {
+                    (true, _) => Ok(Answered::Same),
+                    (false, true) => Ok(Answered::Holds(None)),
+                    (false, false) => Incoming::verify(state)
+                        .map(|incoming| Answered::Holds(Some(incoming)))
+                        .map_err(|error| error.to_string()),
+                }
+            });
+            (home, answered)
+        };
+        self.answers.push(answer.boxed());
+        true
+    }
+
+    /// Waits for the quorum; asks further homes when answers fail or are late.
+    async fn until_met(&mut self) -> Result<(), dynkv_proto::Failure> {
+        let mut hedge_at = Instant::now() + self.hedge_after();
+        loop {
+            match self.quorum.verdict() {
+                Verdict::Met => return Ok(()),
+                Verdict::Missed if self.ask_next() => {
+                    self.node.metrics.hedged_reads.inc();
+                    continue;
+                }
+                Verdict::Missed => return Err(self.missed(FailureCode::Quorum)),
+                Verdict::Waiting => {}
+            }
+            tokio::select! {
+                biased;
+                Some((home, answered)) = self.answers.next() => self.take(home, answered),
+                () = tokio::time::sleep_until(self.context.deadline) => return Err(self.missed(FailureCode::Timeout)),
+                () = tokio::time::sleep_until(hedge_at), if !self.unasked.is_empty() => {
+                    self.node.metrics.hedged_reads.inc();
+                    self.ask_next();
+                    hedge_at = Instant::now() + self.hedge_after();
+                }
+            }
+        }
+    }
+
+    fn hedge_after(&self) -> Duration {
+        let homes = self.context.view.membership.ring().homes(self.key.partition);
+        let usual = homes.iter().map(|home| self.node.peers.latency(*home)).max().unwrap_or_default();
+        (usual * HEDGE_FACTOR).clamp(HEDGE_MIN, HEDGE_MAX)
+    }
+
+    fn take(&mut self, home: NodeId, answered: Result<Answered, String>) {
+        let holds = match answered {
+            Ok(Answered::Same) => Ok(self.own),
+            Ok(Answered::Holds(None)) => Ok(None),
+            Ok(Answered::Holds(Some(incoming))) => {
+                incoming.digest().map_err(|error| error.to_string()).map(|digest| {
+                    self.merged.merge(incoming.state, self.conflict);
+                    Some(digest)
+                })
+            }
+            Err(error) => Err(error),
+        };
+        match holds {
+            Ok(digest) => {
+                self.quorum.answered(ASKED);
+                self.held.insert(home, digest);
+                self.fastest.get_or_insert(home);
+            }
+            Err(error) => {
+                self.quorum.failed(ASKED);
+                self.errors.push(format!("{home}: {error}"));
+            }
+        }
+    }
+
+    fn missed(&self, code: FailureCode) -> dynkv_proto::Failure {
+        let why = if self.errors.is_empty() {
+            "the others did not answer in time".into()
+        } else {
+            self.errors.join("; ")
+        };
+        let got = self.quorum.got();
+        let message = format!(
+            "{} of the {} replicas that must answer did: {why}. See `dyn status`, or read with a smaller -r",
+            got.replicas, self.need.replicas
+        );
+        failure(&self.context.view, code, message)
+    }
+
+    /// Waits for stragglers, then writes the merged state back to whoever holds another one.
+    async fn repair(mut self) {
+        let until = self.context.deadline.min(Instant::now() + STRAGGLERS);
+        while let Ok(Some((home, answered))) = tokio::time::timeout_at(until, self.answers.next()).await {
+            self.take(home, answered);
+        }
+        if self.held.values().all(|held| *held == self.own) {
+            return;
+        }
+        let encoded = self.merged.encode();
+        let Ok(digest) = State::digest(&encoded) else { return };
+        let behind: Vec<NodeId> =
+            self.held.iter().filter(|(_, held)| **held != Some(digest)).map(|(home, _)| *home).collect();
+        let request = ReplicaPut {
+            bucket: self.key.bucket.clone(),
+            key: self.key.key.clone().into(),
+            stamp: self.node.replica.stamp(),
+            durable: false,
+        };
+        let frame = Frame::new(&request, encoded.clone());
+        let mut repairs = FuturesUnordered::new();
+        for home in behind {
+            self.node.metrics.read_repairs.inc();
+            if home == self.node.cluster.me.id {
+                let incoming = Incoming { bytes: encoded.clone(), state: self.merged.clone() };
+                let united =
+                    self.node.replica.unite(self.key, incoming, self.conflict, Durability::Memory, |_| {});
+                if let Err(error) = united {
+                    tracing::debug!(%error, "the own copy was not repaired");
+                }
+            } else {
+                let peers = &self.node.peers;
+                repairs.push(peers.request::<ReplicaPutReply>(
+                    home,
+                    Class::Background,
+                    frame.clone(),
+                    STRAGGLERS,
+                ));
+            }
+        }
+        while let Some(repaired) = repairs.next().await {
+            if let Err(error) = repaired {
+                tracing::debug!(%error, "a replica was not repaired");
+            }
+        }
+    }
+}

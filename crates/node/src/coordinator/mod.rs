@@ -1,0 +1,274 @@
+//! Coordinating clients' requests: one task per request, one small pure value that counts answers and decides.
+//!
+//! A node of the key's preference list coordinates; any other forwards ([`forward`]).
+
+mod forward;
+mod get;
+mod list;
+mod put;
+mod quorum;
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use dynkv_net::Responder;
+use dynkv_proto::{
+    BucketProperties, Failure, FailureCode, Frame, Get, Hops, List, Message, Outcome, Put, Request,
+    check_bucket_name,
+};
+use dynkv_ring::NodeId;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+
+use crate::{
+    cluster::View,
+    key::Key,
+    metrics::{Ending, Metrics, Operation},
+    put_ids::RETRY_WINDOW,
+    shared::Shared,
+};
+
+/// The way back to the client: answered exactly once, counted, and the request's permit freed with it.
+pub(crate) struct Answer {
+    responder: Responder,
+    operation: Operation,
+    arrived: Instant,
+    metrics: Arc<Metrics>,
+    _in_flight: InFlight,
+}
+
+/// Counts a request as under way for as long as it lives.
+struct InFlight {
+    metrics: Arc<Metrics>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Answer {
+    fn done<M: Message>(self, message: &M, body: Bytes) {
+        self.end(Ending::Done, Frame::new(message, body));
+    }
+
+    fn failed(self, failure: &Failure) {
+        let ending = match failure.outcome {
+            Outcome::NotDone => Ending::NotDone,
+            Outcome::Unknown => Ending::Unknown,
+        };
+        self.end(ending, Frame::new(failure, Bytes::new()));
+    }
+
+    fn end(self, ending: Ending, frame: Frame) {
+        self.metrics.request_ended(self.operation, ending);
+        self.metrics.request_seconds.observe(self.arrived.elapsed().as_secs_f64());
+        self.responder.send(frame);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.metrics.requests_in_flight.dec();
+    }
+}
+
+/// A client request that a node can coordinate or forward.
+pub(crate) trait Coordinated: Request {
+    fn operation(&self) -> Operation;
+    fn bucket(&self) -> &str;
+    fn timeout_ms(&mut self) -> &mut u32;
+    fn hops(&mut self) -> &mut Hops;
+
+    /// Nodes that can coordinate it, in the order of the preference list.
+    fn homes<'a>(&self, view: &'a View) -> &'a [NodeId];
+
+    /// Carries it out on a node that can, and answers.
+    fn run(
+        self,
+        node: Arc<Shared>,
+        context: Context,
+        body: Bytes,
+        answer: Answer,
+    ) -> impl Future<Output = ()> + Send;
+}
+
+/// What every coordinated request works under, from beginning to end.
+pub(crate) struct Context {
+    pub(crate) view: Arc<View>,
+    pub(crate) properties: BucketProperties,
+    pub(crate) deadline: Instant,
+}
+
+impl Context {
+    fn time_left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+}
+
+/// Takes a client's request: checks it, then coordinates or forwards it in a task of its own.
+pub(crate) fn accept<R: Coordinated + Send + 'static>(
+    node: &Arc<Shared>,
+    mut request: R,
+    body: Bytes,
+    responder: Responder,
+) {
+    let Ok(permit) = node.requests.clone().try_acquire_owned() else {
+        node.metrics.requests_refused_overload.inc();
+        let failure = Failure::not_done(
+            FailureCode::Overloaded,
+            format!(
+                "{} requests are under way on node {}: try again after a pause",
+                crate::shared::REQUESTS_MAX,
+                node.cluster.me.id
+            ),
+        );
+        responder.send(Frame::new(&failure, Bytes::new()));
+        return;
+    };
+    node.metrics.requests_in_flight.inc();
+    let in_flight = InFlight { metrics: node.metrics.clone(), _permit: permit };
+    let answer = Answer {
+        responder,
+        operation: request.operation(),
+        arrived: Instant::now(),
+        metrics: node.metrics.clone(),
+        _in_flight: in_flight,
+    };
+    let view = node.cluster.view();
+    if let Err(reason) = node.cluster.serving(&view) {
+        return answer.failed(&failure(&view, FailureCode::NotServing, reason.to_string()));
+    }
+    if let Err(error) = check_bucket_name(request.bucket()) {
+        return answer.failed(&failure(&view, FailureCode::Invalid, error.to_string()));
+    }
+    let timeout = Duration::from_millis(u64::from(*request.timeout_ms())).min(RETRY_WINDOW);
+    let properties = view.buckets.get(request.bucket()).clone();
+    let context = Context { deadline: answer.arrived + timeout, properties, view };
+    let node = node.clone();
+    let is_home = request.homes(&context.view).contains(&node.cluster.me.id);
+    if is_home {
+        tokio::spawn(request.run(node, context, body, answer));
+    } else if request.hops().0 == 0 {
+        tokio::spawn(forward::forward(node, context, request, body, answer));
+    } else {
+        let message =
+            format!("node {} holds no replica of this key in its view of the ring", node.cluster.me.id);
+        answer.failed(&failure(&context.view, FailureCode::NotHome, message));
+    }
+}
+
+/// A refusal that says under which view it was made.
+fn failure(view: &View, code: FailureCode, message: String) -> Failure {
+    Failure { view: view.digest, ..Failure::not_done(code, message) }
+}
+
+/// An unknown outcome that says under which view it came about.
+fn unknown(view: &View, code: FailureCode, message: String) -> Failure {
+    Failure { view: view.digest, ..Failure::unknown(code, message) }
+}
+
+/// The key of a request, if it can be one.
+fn checked_key(view: &View, bucket: &str, key: &Bytes) -> Result<Key, Failure> {
+    if key.is_empty() {
+        return Err(failure(
+            view,
+            FailureCode::Invalid,
+            "the key is empty: give it at least one byte".into(),
+        ));
+    }
+    Ok(Key::new(bucket.to_owned(), key.clone(), view.membership.partitions()))
+}
+
+/// The bucket's properties with what a request says otherwise, checked against the cluster's n and capped to the
+/// number of homes that there are.
+fn effective(
+    context: &Context,
+    homes: usize,
+    set: impl FnOnce(&mut BucketProperties),
+) -> Result<BucketProperties, Failure> {
+    let n = context.view.membership.replicas();
+    let homes = homes.min(usize::from(n)) as u8;
+    let cap = |properties: &mut BucketProperties, n: u8| {
+        for quorum in
+            [&mut properties.r, &mut properties.w, &mut properties.dw, &mut properties.pr, &mut properties.pw]
+        {
+            *quorum = (*quorum).min(n);
+        }
+    };
+    let mut properties = context.properties.clone();
+    cap(&mut properties, n);
+    set(&mut properties);
+    properties.check(n).map_err(|error| failure(&context.view, FailureCode::Invalid, error.to_string()))?;
+    cap(&mut properties, homes);
+    Ok(properties)
+}
+
+/// Homes of a key's partition, by value: a request outlives its borrow of the view.
+fn homes_of(view: &View, bucket: &str, key: &[u8]) -> dynkv_ring::PartitionId {
+    dynkv_ring::Position::of(bucket, key).partition(view.membership.partitions())
+}
+
+impl Coordinated for Get {
+    fn operation(&self) -> Operation {
+        Operation::Get
+    }
+    fn bucket(&self) -> &str {
+        &self.bucket
+    }
+    fn timeout_ms(&mut self) -> &mut u32 {
+        &mut self.timeout_ms
+    }
+    fn hops(&mut self) -> &mut Hops {
+        &mut self.hops
+    }
+    fn homes<'a>(&self, view: &'a View) -> &'a [NodeId] {
+        view.membership.ring().homes(homes_of(view, &self.bucket, &self.key))
+    }
+    async fn run(self, node: Arc<Shared>, context: Context, _: Bytes, answer: Answer) {
+        get::get(node, context, self, answer).await;
+    }
+}
+
+impl Coordinated for Put {
+    fn operation(&self) -> Operation {
+        if self.tombstone { Operation::Delete } else { Operation::Put }
+    }
+    fn bucket(&self) -> &str {
+        &self.bucket
+    }
+    fn timeout_ms(&mut self) -> &mut u32 {
+        &mut self.timeout_ms
+    }
+    fn hops(&mut self) -> &mut Hops {
+        &mut self.hops
+    }
+    fn homes<'a>(&self, view: &'a View) -> &'a [NodeId] {
+        view.membership.ring().homes(homes_of(view, &self.bucket, &self.key))
+    }
+    async fn run(self, node: Arc<Shared>, context: Context, body: Bytes, answer: Answer) {
+        put::put(node, context, self, body, answer).await;
+    }
+}
+
+impl Coordinated for List {
+    fn operation(&self) -> Operation {
+        Operation::List
+    }
+    fn bucket(&self) -> &str {
+        &self.bucket
+    }
+    fn timeout_ms(&mut self) -> &mut u32 {
+        &mut self.timeout_ms
+    }
+    fn hops(&mut self) -> &mut Hops {
+        &mut self.hops
+    }
+    fn homes<'a>(&self, view: &'a View) -> &'a [NodeId] {
+        let partition = dynkv_ring::PartitionId(self.partition);
+        // Out of range: refused here, by the first node that gets it.
+        if self.partition < view.membership.partitions().get() {
+            view.membership.ring().homes(partition)
+        } else {
+            &[]
+        }
+    }
+    async fn run(self, node: Arc<Shared>, context: Context, _: Bytes, answer: Answer) {
+        list::list(node, context, self, answer).await;
+    }
+}

@@ -1,0 +1,147 @@
+//! How histories and addresses travel: each node exchanges them with one other, again and again.
+//!
+//! Push-pull with one random peer a second; quicker, and with everybody known, until the node serves and knows where
+//! all members are. Digests first: equal histories cost a hash.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use dynkv_net::Class;
+use dynkv_proto::{Exchange, ExchangeReply, Failure, FailureCode, Frame};
+use dynkv_ring::{History, NodeId};
+use tokio::time::Instant;
+
+use crate::{
+    cluster::{Cluster, View},
+    shared::Shared,
+};
+
+const PERIOD: Duration = Duration::from_secs(1);
+const PERIOD_STARTING: Duration = Duration::from_millis(100);
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How often the same complaint about a seed is logged.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// Runs until the node stops.
+pub(crate) async fn run(node: Arc<Shared>, seeds: Vec<String>) {
+    let mut seeds = Seeds { addresses: seeds, complained: BTreeMap::new() };
+    loop {
+        let starting = !settled(&node.cluster);
+        let others = others(&node.cluster);
+        for &other in &others {
+            let node = node.clone();
+            tokio::spawn(async move { node.peers.ensure_connected(other).await });
+        }
+        if starting {
+            seeds.ask(&node).await;
+            for &other in &others {
+                exchange_logged(&node, other).await;
+            }
+        } else if let Some(&other) = others.get(node.env.random_below(others.len())) {
+            exchange_logged(&node, other).await;
+        }
+        tokio::time::sleep(if starting { PERIOD_STARTING } else { PERIOD }).await;
+    }
+}
+
+/// Whether the node serves and knows where every member is.
+fn settled(cluster: &Cluster) -> bool {
+    let view = cluster.view();
+    cluster.serving(&view).is_ok()
+        && view.membership.members().all(|state| cluster.node(&state.member.id).is_some())
+}
+
+/// Every other node that is known.
+fn others(cluster: &Cluster) -> Vec<NodeId> {
+    cluster.nodes().into_iter().map(|info| info.id).filter(|id| *id != cluster.me.id).collect()
+}
+
+struct Seeds {
+    addresses: Vec<String>,
+    complained: BTreeMap<String, Instant>,
+}
+
+impl Seeds {
+    async fn ask(&mut self, node: &Shared) {
+        for seed in &self.addresses {
+            // A seed that has become a known node is exchanged with as one.
+            if node.cluster.nodes().iter().any(|info| info.address == *seed) {
+                continue;
+            }
+            let outcome = match node.peers.connect_seed(seed).await {
+                Ok(id) if id == node.cluster.me.id => Ok(()),
+                Ok(id) => exchange(node, id).await.map_err(|error| error.to_string()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = outcome {
+                let complained = self.complained.get(seed).is_some_and(|at| at.elapsed() < COMPLAIN_EVERY);
+                if !complained {
+                    tracing::warn!(%seed, %error, "a seed gave no answer");
+                    self.complained.insert(seed.clone(), Instant::now());
+                }
+            }
+        }
+    }
+}
+
+async fn exchange_logged(node: &Shared, other: NodeId) {
+    if let Err(error) = exchange(node, other).await {
+        tracing::debug!(peer = %other, %error, "no exchange");
+    }
+}
+
+/// Makes both views equal.
+async fn exchange(node: &Shared, other: NodeId) -> Result<(), Failure> {
+    let mut send_history = false;
+    // Once to compare and take, once more if the other side lacks something.
+    for _ in 0..2 {
+        let view = node.cluster.view();
+        let history = send_history.then(|| view.history.to_bytes().into());
+        let request = Exchange { view: view.digest, history, nodes: node.cluster.nodes() };
+        let frame = Frame::new(&request, bytes::Bytes::new());
+        let (reply, _) = node
+            .peers
+            .request::<ExchangeReply>(other, Class::Background, frame, CALL_TIMEOUT)
+            .await
+            .map_err(|error| Failure::unknown(FailureCode::NoAnswer, error.to_string()))?;
+        node.cluster.unite_nodes(reply.nodes);
+        if let Some(history) = reply.history {
+            unite(&node.cluster, &history).await?;
+        }
+        send_history = node.cluster.view().digest != reply.view;
+        if !send_history {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The other side of [`exchange`].
+pub(crate) async fn answer(node: &Shared, request: Exchange) -> Result<ExchangeReply, Failure> {
+    node.cluster.unite_nodes(request.nodes);
+    if let Some(history) = request.history {
+        unite(&node.cluster, &history).await?;
+    }
+    let view = node.cluster.view();
+    let history = (view.digest != request.view).then(|| view.history.to_bytes().into());
+    Ok(ExchangeReply { view: view.digest, history, nodes: node.cluster.nodes() })
+}
+
+/// Unites a history from elsewhere.
+async fn unite(cluster: &Cluster, bytes: &[u8]) -> Result<(), Failure> {
+    let refuse =
+        |reason: String| Failure::not_done(FailureCode::Invalid, format!("the history is refused: {reason}"));
+    let history = History::from_bytes(bytes).map_err(|error| refuse(error.to_string()))?;
+    cluster.unite_history(&history).await.map_err(|error| refuse(error.to_string()))?;
+    Ok(())
+}
+
+/// What a client needs to route by itself.
+pub(crate) fn view_reply(
+    cluster: &Cluster,
+    view: &View,
+    known: dynkv_proto::Digest,
+) -> dynkv_proto::ViewReply {
+    let history = (view.digest != known).then(|| view.history.to_bytes().into());
+    dynkv_proto::ViewReply { view: view.digest, history, nodes: cluster.nodes() }
+}

@@ -1,0 +1,269 @@
+//! Starting, founding and stopping a node.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use dynkv_net::{BindError, Endpoint, Identity, Options};
+use dynkv_proto::{Failure, NodeInfo};
+use dynkv_ring::{Change, Founding, NodeId};
+use thiserror::Error;
+use tokio::{
+    sync::Semaphore,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+use crate::{
+    cluster::{Cluster, LoadError, NotServing},
+    data_dir::{DataDir, DataDirError},
+    env::Env,
+    exchange,
+    metrics::Metrics,
+    peers::Peers,
+    propose,
+    replica::Replica,
+    server::Server,
+    shared::{REQUESTS_MAX, Shared},
+    storage::{FjallOptions, FjallStorage, Storage, StorageError},
+};
+
+/// How long a stopping node waits for requests under way.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What a node is told at its start.
+#[derive(Clone, Debug)]
+pub struct NodeConfig {
+    /// Where it keeps its data; made when it is not there.
+    pub data_dir: PathBuf,
+    /// Where it listens (UDP); port 0 takes any free one.
+    pub listen: SocketAddr,
+    /// `host:port` under which others reach it; the address it listens on when absent.
+    pub advertise: Option<String>,
+    /// `host:port` of some other nodes of the cluster.
+    pub seeds: Vec<String>,
+    /// Its certificate, which names the cluster and the node.
+    pub identity: Identity,
+    /// Memory for cached blocks of the store, in bytes.
+    pub cache_bytes: u64,
+}
+
+impl NodeConfig {
+    /// A configuration with the defaults for everything that has one.
+    pub fn new(data_dir: impl Into<PathBuf>, listen: SocketAddr, identity: Identity) -> NodeConfig {
+        NodeConfig {
+            data_dir: data_dir.into(),
+            listen,
+            advertise: None,
+            seeds: Vec::new(),
+            identity,
+            cache_bytes: FjallOptions::default().cache_bytes,
+        }
+    }
+}
+
+/// Why a node does not start. Nothing of its data was changed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The certificate is a client's.
+    #[error("the certificate is of {name}, which is no node: issue one with `dyn cert node`")]
+    NotANode {
+        /// Whose it is.
+        name: String,
+    },
+    /// It would tell others an address that means "any".
+    #[error(
+        "listening on {listen} does not say where others reach this node: name the address with --advertise HOST:PORT"
+    )]
+    NoAddress {
+        /// Where it would listen.
+        listen: SocketAddr,
+    },
+    /// The data directory is not this node's to use.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The store does not open.
+    #[error(
+        "the store in {path} cannot be opened: {error}. Its data is still on the other replicas: to rebuild this one from them, move the directory away"
+    )]
+    Store {
+        /// The store's directory.
+        path: PathBuf,
+        /// Why.
+        error: StorageError,
+    },
+    /// What the store says of the cluster cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+}
+
+/// A running node.
+///
+/// ```no_run
+/// use dynkv_net::Identity;
+/// use dynkv_node::{Node, NodeConfig};
+///
+/// # async fn example(ca: String, certificate: String, key: String) -> Result<(), Box<dyn std::error::Error>> {
+/// let identity = Identity::from_pem(&ca, &certificate, &key)?;
+/// let mut config = NodeConfig::new("/var/lib/dynkv", "10.0.0.1:7400".parse()?, identity);
+/// config.seeds.push("10.0.0.2:7400".into());
+/// let node = Node::start(config).await?;
+/// node.serving().await?;
+/// tokio::signal::ctrl_c().await?;
+/// node.shutdown().await;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Node {
+    shared: Arc<Shared>,
+    endpoint: Endpoint,
+    tasks: Vec<JoinHandle<()>>,
+    /// Held until the store is closed.
+    _data_dir: Option<DataDir>,
+}
+
+/// The parts from which a node is put together: the real ones, or those of a simulation.
+pub struct Parts {
+    /// Its socket, with its identity.
+    pub endpoint: Endpoint,
+    /// Its store.
+    pub storage: Arc<dyn Storage>,
+    /// Wall clock and randomness.
+    pub env: Env,
+    /// What others are told about it.
+    pub info: NodeInfo,
+    /// `host:port` of some other nodes.
+    pub seeds: Vec<String>,
+}
+
+impl Node {
+    /// Opens the data directory and the store, and listens. Uses the current tokio runtime, which must live as long as
+    /// the node; a current-thread runtime of its own is best.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: NodeConfig) -> Result<Node, StartError> {
+        let name = config.identity.name();
+        let Some(&id) = name.node_id() else { return Err(StartError::NotANode { name: name.to_string() }) };
+        if config.advertise.is_none() && config.listen.ip().is_unspecified() {
+            return Err(StartError::NoAddress { listen: config.listen });
+        }
+        let env = Env::system();
+        let data_dir = DataDir::open(&config.data_dir, name.cluster(), id, env.random())?;
+        let endpoint = Endpoint::bind(config.listen, config.identity.clone(), Options::default())?;
+        let options = FjallOptions { cache_bytes: config.cache_bytes, ..FjallOptions::default() };
+        let store = data_dir.store();
+        // Opening may replay a journal; nothing else runs on this runtime yet that it could hold up.
+        let storage =
+            FjallStorage::open(&store, &options).map_err(|error| StartError::Store { path: store, error })?;
+        let info = NodeInfo {
+            id,
+            address: config.advertise.unwrap_or_else(|| endpoint.local_addr().to_string()),
+            boot: data_dir.boot,
+            disk: data_dir.disk,
+            version: env!("CARGO_PKG_VERSION").into(),
+        };
+        let parts = Parts { endpoint, storage: Arc::new(storage), env, info, seeds: config.seeds };
+        Ok(Node { _data_dir: Some(data_dir), ..Node::assemble(parts)? })
+    }
+
+    /// Puts a node together from its parts and lets it serve.
+    ///
+    /// # Errors
+    /// [`LoadError`] when the store's notes on the cluster cannot be read.
+    pub fn assemble(parts: Parts) -> Result<Node, LoadError> {
+        let Parts { endpoint, storage, env, info, seeds } = parts;
+        let env = Arc::new(env);
+        let metrics = Arc::new(Metrics::new());
+        let name = endpoint.identity().name().cluster().to_owned();
+        let cluster = Arc::new(Cluster::load(storage.clone(), name, info)?);
+        let shared = Arc::new(Shared {
+            peers: Peers::new(endpoint.clone(), cluster.clone()),
+            replica: Replica::new(storage, env.clone(), metrics.clone()),
+            cluster,
+            metrics,
+            env,
+            requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+            started: Instant::now(),
+        });
+        let serve = {
+            let (endpoint, server) = (endpoint.clone(), Arc::new(Server(shared.clone())));
+            tokio::spawn(async move { endpoint.serve(server).await })
+        };
+        let exchange = tokio::spawn(exchange::run(shared.clone(), seeds));
+        Ok(Node { shared, endpoint, tasks: vec![serve, exchange], _data_dir: None })
+    }
+
+    /// Its id.
+    pub fn id(&self) -> NodeId {
+        self.shared.cluster.me.id
+    }
+
+    /// What others are told about it.
+    pub fn info(&self) -> &NodeInfo {
+        &self.shared.cluster.me
+    }
+
+    /// Where it listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.endpoint.local_addr()
+    }
+
+    /// Founds the cluster with `founding`, as `dyn cluster create` does over the wire; `nodes` says where the members are.
+    ///
+    /// # Errors
+    /// The [`Failure`] says why; a cluster is founded once.
+    pub async fn found(&self, founding: Founding, nodes: Vec<NodeInfo>) -> Result<(), Failure> {
+        propose::propose(&self.shared, Change::Found(founding), nodes).await.map(drop)
+    }
+
+    /// Whether the cluster this node belongs to has been founded, as far as it knows.
+    pub fn is_founded(&self) -> bool {
+        self.shared.cluster.view().membership.founded()
+    }
+
+    /// Waits until the node serves requests: until the cluster is founded, and the connections to the other members
+    /// have been tried.
+    ///
+    /// # Errors
+    /// [`NotServing::NotMember`] when the cluster was founded without it.
+    pub async fn serving(&self) -> Result<(), NotServing> {
+        let mut changed = self.shared.cluster.subscribe();
+        loop {
+            match self.shared.cluster.serving(&self.shared.cluster.view()) {
+                Ok(()) => break,
+                Err(refused @ NotServing::NotMember { .. }) => return Err(refused),
+                Err(NotServing::NotFounded { .. }) => {}
+            }
+            // The sender lives in `shared`: this ends only with a change.
+            if changed.changed().await.is_err() {
+                break;
+            }
+        }
+        let view = self.shared.cluster.view();
+        for state in view.membership.members().filter(|state| state.member.id != self.id()) {
+            self.shared.peers.ensure_connected(state.member.id).await;
+        }
+        Ok(())
+    }
+
+    /// Stops: takes no more requests, waits a bounded time for those under way, and closes the store, with everything in it
+    /// on disk.
+    pub async fn shutdown(self) {
+        let Node { shared, endpoint, tasks, _data_dir: data_dir } = self;
+        // From here on new requests are refused as overloaded; those under way end or run into their deadline.
+        let idle = timeout(DRAIN, shared.requests.acquire_many(REQUESTS_MAX as u32)).await;
+        if idle.is_err() {
+            tracing::warn!("requests were still under way when the node stopped");
+        }
+        endpoint.close().await;
+        for task in tasks {
+            task.abort();
+        }
+        // Blocks for a last fsync; nothing else is left to run on this runtime.
+        shared.replica.storage.close();
+        drop(data_dir);
+    }
+}

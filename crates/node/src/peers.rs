@@ -1,0 +1,271 @@
+//! Connections to the other nodes, and what this node thinks of them.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dynkv_net::{CallError, Class, ConnectError, Connection, Endpoint, Expect};
+use dynkv_proto::{DecodeError, Failure, Frame, Message, PeerStatus, kinds};
+use dynkv_ring::NodeId;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use crate::cluster::Cluster;
+
+/// After a failed attempt to connect, calls fail at once for this long instead of waiting for another.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Why a peer gave no answer that can be used.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum PeerError {
+    #[error("its address is not known yet")]
+    NoAddress,
+    #[error("{0}")]
+    Unreachable(String),
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("{0}")]
+    Refused(Failure),
+    #[error("its answer cannot be read: {0}")]
+    Answer(#[from] DecodeError),
+}
+
+impl PeerError {
+    /// Whether the peer certainly did not act on the request.
+    pub(crate) fn is_not_done(&self) -> bool {
+        match self {
+            PeerError::NoAddress | PeerError::Unreachable(_) => true,
+            PeerError::Call(error) => error.is_not_sent(),
+            PeerError::Refused(failure) => failure.outcome == dynkv_proto::Outcome::NotDone,
+            PeerError::Answer(_) => false,
+        }
+    }
+}
+
+/// All other nodes.
+pub(crate) struct Peers {
+    endpoint: Endpoint,
+    cluster: Arc<Cluster>,
+    peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
+}
+
+/// One other node.
+struct Peer {
+    id: NodeId,
+    state: Mutex<PeerState>,
+    /// Held by whoever is connecting; the others wait for the outcome.
+    connecting: tokio::sync::Mutex<()>,
+    /// Smoothed time of a call in microseconds; 0: none made yet.
+    latency_us: AtomicU64,
+}
+
+#[derive(Default)]
+struct PeerState {
+    connection: Option<Connection>,
+    failed_at: Option<Instant>,
+    last_error: String,
+}
+
+impl Peers {
+    pub(crate) fn new(endpoint: Endpoint, cluster: Arc<Cluster>) -> Peers {
+        Peers { endpoint, cluster, peers: Mutex::new(BTreeMap::new()) }
+    }
+
+    fn peer(&self, id: NodeId) -> Arc<Peer> {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || {
+            Arc::new(Peer {
+                id,
+                state: Mutex::default(),
+                connecting: tokio::sync::Mutex::new(()),
+                latency_us: AtomicU64::new(0),
+            })
+        };
+        peers.entry(id).or_insert_with(new).clone()
+    }
+
+    /// Sends `frame` to `node` and returns the answer, unless it is a failure.
+    pub(crate) async fn call(
+        &self,
+        node: NodeId,
+        class: Class,
+        frame: Frame,
+        timeout: Duration,
+    ) -> Result<Frame, PeerError> {
+        let peer = self.peer(node);
+        let deadline = Instant::now() + timeout;
+        let connection = match peer.connected() {
+            Some(connection) => connection,
+            None => self.connect(&peer, timeout).await?,
+        };
+        let started = Instant::now();
+        let answer = connection.call(class, frame, deadline.saturating_duration_since(started)).await;
+        match answer {
+            Ok(frame) if frame.kind == kinds::FAILURE => Err(PeerError::Refused(frame.message()?)),
+            Ok(frame) => {
+                if class == Class::Foreground {
+                    peer.observe_latency(started.elapsed());
+                }
+                Ok(frame)
+            }
+            Err(error) => {
+                peer.observe_latency(started.elapsed());
+                peer.state().last_error = error.to_string();
+                Err(error.into())
+            }
+        }
+    }
+
+    /// [`Peers::call`] with the answer's message decoded; its body comes beside it.
+    pub(crate) async fn request<R: Message>(
+        &self,
+        node: NodeId,
+        class: Class,
+        frame: Frame,
+        timeout: Duration,
+    ) -> Result<(R, bytes::Bytes), PeerError> {
+        let answer = self.call(node, class, frame, timeout).await?;
+        Ok((answer.message()?, answer.body))
+    }
+
+    async fn connect(&self, peer: &Peer, timeout: Duration) -> Result<Connection, PeerError> {
+        // While a node is down, requests must not queue behind attempts to reach it.
+        if let Some(error) = peer.failed_lately() {
+            return Err(PeerError::Unreachable(error));
+        }
+        let attempt = async {
+            let _connecting = peer.connecting.lock().await;
+            if let Some(connection) = peer.connected() {
+                return Ok(connection);
+            }
+            match peer.failed_lately() {
+                Some(error) => Err(PeerError::Unreachable(error)),
+                None => self.connect_now(peer).await,
+            }
+        };
+        match tokio::time::timeout(timeout, attempt).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(PeerError::Unreachable("no connection in time".into())),
+        }
+    }
+
+    async fn connect_now(&self, peer: &Peer) -> Result<Connection, PeerError> {
+        let info = self.cluster.node(&peer.id).ok_or(PeerError::NoAddress)?;
+        let outcome = match resolve(&info.address).await {
+            Ok(address) => {
+                let connected = self.endpoint.connect(address, Expect::Node(peer.id)).await;
+                connected.map_err(|error: ConnectError| error.to_string())
+            }
+            Err(error) => Err(error),
+        };
+        let mut state = peer.state();
+        match outcome {
+            Ok(connection) => {
+                tracing::debug!(peer = %peer.id, address = %info.address, "connected");
+                *state = PeerState { connection: Some(connection.clone()), ..PeerState::default() };
+                Ok(connection)
+            }
+            Err(error) => {
+                tracing::debug!(peer = %peer.id, address = %info.address, %error, "not connected");
+                state.failed_at = Some(Instant::now());
+                state.last_error.clone_from(&error);
+                Err(PeerError::Unreachable(error))
+            }
+        }
+    }
+
+    /// Tries to connect to `node` unless it is connected: what keeps connections up without traffic.
+    pub(crate) async fn ensure_connected(&self, node: NodeId) {
+        let peer = self.peer(node);
+        if peer.connected().is_none()
+            && let Ok(_connecting) = peer.connecting.try_lock()
+            && peer.failed_lately().is_none()
+        {
+            // The outcome is kept in the peer's state.
+            drop(self.connect_now(&peer).await);
+        }
+    }
+
+    /// Connects to an address of which only the cluster is known. Returns who answers there.
+    pub(crate) async fn connect_seed(&self, seed: &str) -> Result<NodeId, String> {
+        let address = resolve(seed).await?;
+        let connection =
+            self.endpoint.connect(address, Expect::AnyNode).await.map_err(|error| error.to_string())?;
+        let id = *connection.peer().node_id().ok_or("a client answers there")?;
+        if id != self.cluster.me.id {
+            let peer = self.peer(id);
+            if peer.connected().is_none() {
+                *peer.state() = PeerState { connection: Some(connection), ..PeerState::default() };
+            }
+        }
+        Ok(id)
+    }
+
+    /// Whether a request to `node` has a chance: a connection stands, or none was refused lately.
+    pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
+        let peer = self.peer(node);
+        peer.connected().is_some() || peer.failed_lately().is_none()
+    }
+
+    /// Smoothed time of a call to `node`.
+    pub(crate) fn latency(&self, node: NodeId) -> Duration {
+        Duration::from_micros(self.peer(node).latency_us.load(Ordering::Relaxed))
+    }
+
+    /// Sorts `nodes`: reachable ones first, the quickest first among them.
+    pub(crate) fn sort_by_latency(&self, nodes: &mut [NodeId]) {
+        nodes.sort_by_cached_key(|&node| (!self.is_reachable(node), self.latency(node)));
+    }
+
+    /// What this node thinks of `node`.
+    pub(crate) fn status(&self, node: NodeId) -> PeerStatus {
+        let peer = self.peer(node);
+        let connection = peer.connected();
+        PeerStatus {
+            id: node,
+            connected: connection.is_some(),
+            rtt_us: connection.map_or(0, |connection| connection.rtt().as_micros() as u64),
+            last_error: peer.state().last_error.clone(),
+        }
+    }
+}
+
+impl Peer {
+    fn state(&self) -> MutexGuard<'_, PeerState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn connected(&self) -> Option<Connection> {
+        self.state().connection.as_ref().filter(|connection| !connection.is_closed()).cloned()
+    }
+
+    fn failed_lately(&self) -> Option<String> {
+        let state = self.state();
+        let lately = state.failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER);
+        lately.then(|| state.last_error.clone())
+    }
+
+    /// An eighth of each new sample, as TCP smooths its round trip time.
+    fn observe_latency(&self, sample: Duration) {
+        let sample = (sample.as_micros() as u64).max(1);
+        let old = self.latency_us.load(Ordering::Relaxed);
+        let new = if old == 0 { sample } else { old - old / 8 + sample / 8 };
+        self.latency_us.store(new.max(1), Ordering::Relaxed);
+    }
+}
+
+async fn resolve(address: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = address.parse() {
+        return Ok(address);
+    }
+    let mut found = tokio::net::lookup_host(address)
+        .await
+        .map_err(|error| format!("{address} cannot be resolved: {error}"))?;
+    found.next().ok_or_else(|| format!("{address} has no address"))
+}

@@ -1,0 +1,259 @@
+//! Taking requests off connections: who may ask what, and where each kind goes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynkv_net::{Handler, PeerName, Responder};
+use dynkv_proto::{
+    Digest, Exchange, Failure, FailureCode, Frame, Get, List, Message, Metrics, MetricsReply, Propose, Put,
+    PutSeen, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply, Status,
+    StatusReply, View, kinds,
+};
+use dynkv_ring::PartitionId;
+
+use crate::{
+    coordinator, exchange,
+    key::Key,
+    propose,
+    replica::Incoming,
+    shared::Shared,
+    storage::{Durability, StorageError},
+};
+
+/// Keys in one page of a replica's listing.
+const LIST_KEYS_MAX: usize = 1000;
+
+/// The handler of a node's endpoint.
+pub(crate) struct Server(pub(crate) Arc<Shared>);
+
+impl Handler for Server {
+    fn handle(&self, peer: &Arc<PeerName>, frame: Frame, responder: Responder) {
+        let node = &self.0;
+        if let Err(failure) = allowed(peer, frame.kind) {
+            return responder.send(Frame::new(&failure, Bytes::new()));
+        }
+        match frame.kind {
+            kinds::GET => coordinate::<Get>(node, frame, responder),
+            kinds::PUT => coordinate::<Put>(node, frame, responder),
+            kinds::LIST => coordinate::<List>(node, frame, responder),
+            kinds::VIEW => inline(frame, responder, |request: View| {
+                let view = node.cluster.view();
+                Ok((exchange::view_reply(&node.cluster, &view, request.view), Bytes::new()))
+            }),
+            kinds::STATUS => inline(frame, responder, |_: Status| Ok((status(node), Bytes::new()))),
+            kinds::METRICS => inline(frame, responder, |_: Metrics| {
+                Ok((MetricsReply { text: metrics(node) }, Bytes::new()))
+            }),
+            kinds::PROPOSE => spawned(node, frame, responder, |node, request: Propose| async move {
+                propose::answer(&node, request).await
+            }),
+            kinds::REPLICA_GET => inline(frame, responder, |request| replica_get(node, request)),
+            kinds::REPLICA_PUT => replica_put(node, frame, responder),
+            kinds::REPLICA_LIST => inline(frame, responder, |request| replica_list(node, &request)),
+            kinds::PUT_SEEN => inline(frame, responder, |request| put_seen(node, request)),
+            kinds::EXCHANGE => spawned(node, frame, responder, |node, request: Exchange| async move {
+                exchange::answer(&node, request).await
+            }),
+            kind => {
+                let message = format!(
+                    "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
+                    node.cluster.me.id,
+                    env!("CARGO_PKG_VERSION")
+                );
+                responder
+                    .send(Frame::new(&Failure::not_done(FailureCode::UnknownKind, message), Bytes::new()));
+            }
+        }
+    }
+}
+
+/// What a certificate allows. Nodes may do everything: they forward what clients asked for.
+fn allowed(peer: &PeerName, kind: u16) -> Result<(), Failure> {
+    let allowed = match kind {
+        _ if peer.is_node() => true,
+        kinds::PUT => peer.can_write(),
+        kinds::PROPOSE => peer.can_administer(),
+        kinds::GET | kinds::LIST | kinds::VIEW | kinds::STATUS | kinds::METRICS => true,
+        _ => false,
+    };
+    if allowed {
+        return Ok(());
+    }
+    let needed = match kind {
+        kinds::PUT => "the role writer or admin",
+        kinds::PROPOSE => "the role admin",
+        _ => "a node's certificate",
+    };
+    let message = format!("{peer} may not do this: it needs {needed}; have one issued with `dyn cert`");
+    Err(Failure::not_done(FailureCode::Forbidden, message))
+}
+
+fn decode<M: Message>(frame: &Frame) -> Result<M, Failure> {
+    frame.message().map_err(|error| Failure::not_done(FailureCode::Invalid, error.to_string()))
+}
+
+fn send<M: Message>(responder: Responder, outcome: Result<(M, Bytes), Failure>) {
+    responder.send(match outcome {
+        Ok((message, body)) => Frame::new(&message, body),
+        Err(failure) => Frame::new(&failure, Bytes::new()),
+    });
+}
+
+/// Decodes and answers on the spot: for what never waits.
+fn inline<M: Message, R: Message>(
+    frame: Frame,
+    responder: Responder,
+    answer: impl FnOnce(M) -> Result<(R, Bytes), Failure>,
+) {
+    send(responder, decode(&frame).and_then(answer));
+}
+
+/// Decodes here and answers from a task.
+fn spawned<M: Message + Send + 'static, R: Message, F>(
+    node: &Arc<Shared>,
+    frame: Frame,
+    responder: Responder,
+    answer: impl FnOnce(Arc<Shared>, M) -> F,
+) where
+    F: Future<Output = Result<R, Failure>> + Send + 'static,
+{
+    match decode(&frame) {
+        Ok(request) => {
+            let answer = answer(node.clone(), request);
+            tokio::spawn(async move { send(responder, answer.await.map(|reply| (reply, Bytes::new()))) });
+        }
+        Err(failure) => send::<Failure>(responder, Err(failure)),
+    }
+}
+
+fn coordinate<R: coordinator::Coordinated + Send + 'static>(
+    node: &Arc<Shared>,
+    frame: Frame,
+    responder: Responder,
+) {
+    match decode::<R>(&frame) {
+        Ok(request) => coordinator::accept(node, request, frame.body, responder),
+        Err(failure) => send::<Failure>(responder, Err(failure)),
+    }
+}
+
+fn storage_failure(node: &Shared, error: &StorageError) -> Failure {
+    let message = format!("node {}: {error}", node.cluster.me.id);
+    match error {
+        StorageError::Busy { .. } => Failure::not_done(FailureCode::Overloaded, message),
+        // Whether a failed write is on disk all the same is not known.
+        StorageError::Failed { .. } => Failure::unknown(FailureCode::Storage, message),
+        StorageError::Damaged { .. } | StorageError::Closed => {
+            Failure::not_done(FailureCode::Storage, message)
+        }
+    }
+}
+
+/// The key of a replica message. Limits are the client path's: they must not stop healing.
+fn key(node: &Shared, bucket: String, key: Bytes) -> Result<Key, Failure> {
+    let view = node.cluster.view();
+    node.cluster
+        .serving(&view)
+        .map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()))?;
+    dynkv_proto::check_bucket_name(&bucket)
+        .map_err(|error| Failure::not_done(FailureCode::Invalid, error.to_string()))?;
+    Ok(Key::new(bucket, key, view.membership.partitions()))
+}
+
+fn replica_get(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, Bytes), Failure> {
+    node.metrics.replica_reads.inc();
+    let key = key(node, request.bucket, request.key.0)?;
+    let record = node.replica.read(&key).map_err(|error| storage_failure(node, &error))?;
+    let held: Option<Digest> = match &record {
+        Some(record) => Some(record.digest().map_err(|error| storage_failure(node, &error))?),
+        None => None,
+    };
+    let same = held == request.have;
+    let state = match record {
+        // The coordinator verifies every value that it is sent.
+        Some(record) if !same => record.state,
+        _ => Bytes::new(),
+    };
+    Ok((ReplicaGetReply { same, stamp: node.replica.stamp() }, state))
+}
+
+fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
+    node.metrics.replica_writes.inc();
+    let prepared = decode::<ReplicaPut>(&frame).and_then(|request| {
+        let key = key(node, request.bucket, request.key.0)?;
+        let incoming = Incoming::verify(frame.body)
+            .map_err(|error| Failure::not_done(FailureCode::Invalid, error.to_string()))?;
+        let durability = if request.durable { Durability::Disk } else { Durability::Memory };
+        Ok((key, incoming, durability))
+    });
+    let (key, incoming, durability) = match prepared {
+        Ok(prepared) => prepared,
+        Err(failure) => return send::<Failure>(responder, Err(failure)),
+    };
+    let conflict = node.cluster.view().buckets.get(&key.bucket).conflict;
+    // The responder must be at hand on both paths: when the queue refuses, and when the write is done.
+    let responder = Arc::new(std::sync::Mutex::new(Some(responder)));
+    let done = {
+        let (node, responder) = (node.clone(), responder.clone());
+        move |result: Result<(), StorageError>| {
+            let reply = result
+                .map(|()| (ReplicaPutReply { stamp: node.replica.stamp() }, Bytes::new()))
+                .map_err(|error| storage_failure(&node, &error));
+            if let Some(responder) = take(&responder) {
+                send(responder, reply);
+            }
+        }
+    };
+    if let Err(error) = node.replica.unite(&key, incoming, conflict, durability, done)
+        && let Some(responder) = take(&responder)
+    {
+        send::<Failure>(responder, Err(storage_failure(node, &error)));
+    }
+}
+
+fn take(responder: &std::sync::Mutex<Option<Responder>>) -> Option<Responder> {
+    responder.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+}
+
+fn replica_list(node: &Shared, request: &ReplicaList) -> Result<(ReplicaListReply, Bytes), Failure> {
+    let limit = (request.limit as usize).clamp(1, LIST_KEYS_MAX);
+    let page = node
+        .replica
+        .list(
+            PartitionId(request.partition),
+            &request.bucket,
+            &request.prefix,
+            request.after.as_ref().map(|after| &after[..]),
+            limit,
+        )
+        .map_err(|error| storage_failure(node, &error))?;
+    Ok((ReplicaListReply { keys: page.keys, more: page.more }, Bytes::new()))
+}
+
+fn put_seen(node: &Shared, request: PutSeen) -> Result<(dynkv_proto::PutSeenReply, Bytes), Failure> {
+    let key = key(node, request.bucket, request.key.0)?;
+    node.replica.put_seen(&key, request.put_id).map_err(|error| storage_failure(node, &error))
+}
+
+fn status(node: &Shared) -> StatusReply {
+    let view = node.cluster.view();
+    let reason = node.cluster.serving(&view).err().map(|reason| reason.to_string());
+    let stats = node.replica.storage.stats();
+    let others = node.cluster.nodes().into_iter().map(|info| info.id).filter(|id| *id != node.cluster.me.id);
+    StatusReply {
+        node: node.cluster.me.clone(),
+        cluster: node.cluster.name.clone(),
+        serving: reason.is_none(),
+        reason: reason.unwrap_or_default(),
+        uptime_ms: node.started.elapsed().as_millis() as u64,
+        view: view.digest,
+        records: stats.records,
+        disk_bytes: stats.disk_bytes,
+        peers: others.map(|id| node.peers.status(id)).collect(),
+    }
+}
+
+fn metrics(node: &Shared) -> String {
+    node.metrics.history_entries.set(node.cluster.view().history.len() as i64);
+    node.metrics.text()
+}

@@ -1,0 +1,22 @@
+//! What all parts of a running node share.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+use crate::{cluster::Cluster, env::Env, metrics::Metrics, peers::Peers, replica::Replica};
+
+/// Client requests coordinated or forwarded at once; more are refused, before their deadline has run.
+pub(crate) const REQUESTS_MAX: usize = 4096;
+
+/// A node's parts. Each guards itself; none is locked across another.
+pub(crate) struct Shared {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) peers: Peers,
+    pub(crate) replica: Arc<Replica>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) env: Arc<Env>,
+    /// One permit per client request under way.
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) started: tokio::time::Instant,
+}
