@@ -9,6 +9,7 @@ mod change;
 mod codec;
 mod diff;
 mod history;
+mod homes;
 mod id;
 mod member;
 mod membership;

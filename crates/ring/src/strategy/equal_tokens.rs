@@ -76,7 +76,7 @@ struct Reach {
 }
 
 impl EqualTokens {
-    /// A circle without nodes.
+    /// A circle without nodes. 0 replicas count as 1.
     #[must_use]
     pub fn new(partitions: PartitionCount, replicas: u8) -> Self {
         let owners = vec![NOBODY; partitions.get() as usize];
@@ -392,14 +392,17 @@ impl EqualTokens {
             .map(|(cost, _, _, node)| (cost, node))
     }
 
-    /// Resolves conflicts of a new circle by swapping tokens. Nothing is stored yet, so swaps cost nothing.
+    /// Swaps tokens of a new circle where one node has two within reach, as happens where the end meets the
+    /// beginning. Nothing is stored yet, so swaps cost nothing. Zones are left as they were dealt: where they
+    /// must conflict, it is better that their nodes take turns at it than that one has all conflicts.
     fn untangle(&mut self) {
         /// How far away the partner of a swap may be: bounds the work at Q times this.
-        const FAR: usize = 512;
+        const FAR: usize = 64;
         let (reach, len) = (self.reach(), self.owners.len());
         for partition in 0..len {
             for step in 1..len.min(FAR) {
-                if self.conflicts(reach, partition, self.owners[partition]) == 0 {
+                let owner = self.owners[partition];
+                if around(partition, reach.node, len).all(|neighbour| self.owners[neighbour] != owner) {
                     break;
                 }
                 let partner = (partition + step) % len;

@@ -44,22 +44,27 @@ fn largest_remainder(tokens: u32, candidates: &[Candidate]) -> Vec<u32> {
     due
 }
 
-/// Smooth weighted round robin: after as many turns as there are tokens in all, everybody had exactly its own
-/// number, spread as evenly as possible.
+/// Weighted turns: after as many as there are tokens in all, everybody had exactly its own number, and at any time
+/// everybody has had its due within one turn.
+///
+/// The k-th of a seat's `due` turns is released at `k * total / due` and must come before the next one is; among
+/// those released, the one that must come first does (Tijdeman, "The chairman assignment problem", 1980). Two
+/// tokens of a heavy seat so lie as far apart as they can: `a b a c`, not `a b c a`.
 struct Turns<T> {
     seats: Vec<Seat<T>>,
     total: u32,
+    turn: u32,
 }
 
 struct Seat<T> {
     due: u32,
-    credit: i64,
+    had: u32,
     holder: T,
 }
 
 impl<T> Default for Turns<T> {
     fn default() -> Self {
-        Self { seats: Vec::new(), total: 0 }
+        Self { seats: Vec::new(), total: 0, turn: 0 }
     }
 }
 
@@ -67,21 +72,76 @@ impl<T> Turns<T> {
     fn add(&mut self, due: u32, holder: T) {
         // Nobody without tokens ever has a turn.
         if due > 0 {
-            self.seats.push(Seat { due, credit: 0, holder });
+            self.seats.push(Seat { due, had: 0, holder });
             self.total += due;
         }
     }
 
     fn next(&mut self) -> &mut T {
-        let mut chosen = 0;
-        for index in 0..self.seats.len() {
-            self.seats[index].credit += i64::from(self.seats[index].due);
-            if self.seats[index].credit > self.seats[chosen].credit {
-                chosen = index;
-            }
-        }
-        let seat = &mut self.seats[chosen];
-        seat.credit -= i64::from(self.total);
+        let (turn, total) = (u64::from(self.turn), u64::from(self.total));
+        let released = |seat: &Seat<T>| u64::from(seat.had) * total <= turn * u64::from(seat.due);
+        // Turns are whole, so deadlines are rounded up.
+        let deadline = |seat: &Seat<T>| (u64::from(seat.had + 1) * total).div_ceil(u64::from(seat.due));
+        let first = self.seats.iter_mut().filter(|seat| released(seat)).min_by_key(|seat| deadline(seat));
+        let seat = first.expect("some seat has had less than its due until the last turn");
+        seat.had += 1;
+        self.turn += 1;
         &mut seat.holder
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The turns of seats with these dues, as letters.
+    fn check(dues: &[u32], expected: &str) {
+        let mut turns = Turns::default();
+        for (&due, letter) in dues.iter().zip('a'..) {
+            turns.add(due, letter);
+        }
+        let found: String = (0..turns.total).map(|_| *turns.next()).collect();
+        assert_eq!(found, expected, "{dues:?}");
+    }
+
+    #[test]
+    fn turns_are_spread() {
+        check(&[1, 1, 1], "abc");
+        check(&[2, 2, 2], "abcabc");
+        check(&[2, 1, 1], "abac");
+        check(&[1, 0, 3], "cacc");
+        check(&[4, 2, 1], "abacaba");
+    }
+
+    #[test]
+    fn everybody_is_always_within_one_turn_of_its_due() {
+        for dues in [&[5, 3, 2, 2, 1][..], &[100, 1, 1], &[7, 7, 7, 1], &[1; 13], &[64, 63, 1]] {
+            let mut turns = Turns::default();
+            for (index, &due) in dues.iter().enumerate() {
+                turns.add(due, index);
+            }
+            let mut had = vec![0; dues.len()];
+            for turn in 1..=turns.total {
+                had[*turns.next()] += 1;
+                for (had, due) in had.iter().zip(dues) {
+                    let off = i64::from(*had) * i64::from(turns.total) - i64::from(turn) * i64::from(*due);
+                    assert!(off.abs() < i64::from(turns.total), "{dues:?} after {turn} turns");
+                }
+            }
+            assert_eq!(had, dues);
+        }
+    }
+
+    #[test]
+    fn remainders_go_to_the_largest() {
+        let check = |tokens, weights: &[u32], expected: &[u32]| {
+            let of = |weight: &u32| Candidate { zone: 0, host: 0, weight: *weight };
+            let candidates: Vec<Candidate> = weights.iter().map(of).collect();
+            assert_eq!(largest_remainder(tokens, &candidates), expected);
+        };
+        check(8, &[1, 1, 1], &[3, 3, 2]);
+        check(8, &[1, 2, 2], &[2, 3, 3]);
+        check(16, &[100, 1, 1], &[16, 0, 0]);
+        check(1, &[1, 3], &[0, 1]);
     }
 }
