@@ -191,3 +191,178 @@ fn slot_of(slots: &[Slot], id: u64) -> Option<&Slot> {
 fn slot_of_mut(slots: &mut [Slot], id: u64) -> Option<&mut Slot> {
     slots.get_mut(id as u32 as usize).filter(|slot| u64::from(slot.generation) == id >> 32)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::net::SocketAddr;
+
+    use bytes::Bytes;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const IN_FLIGHT_MAX: usize = 4;
+    const QUEUE_BYTES_MAX: usize = 400;
+
+    fn frame(body_bytes: usize, mark: u16) -> Frame {
+        Frame { kind: mark, header: Bytes::new(), body: Bytes::from(vec![0; body_bytes]) }
+    }
+
+    fn not_sent() -> CallError {
+        CallError::Busy { remote: SocketAddr::from(([127, 0, 0, 1], 1)) }
+    }
+
+    fn lost() -> CallError {
+        CallError::Lost { remote: SocketAddr::from(([127, 0, 0, 1], 1)), reason: String::new() }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Begin {
+            body_bytes: usize,
+        },
+        Take,
+        /// Answers the call begun so many calls ago, which may be over.
+        Complete {
+            back: usize,
+        },
+        CompleteUnknown {
+            id: u64,
+        },
+        GiveUp {
+            back: usize,
+        },
+        Refuse,
+        Fail,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..300usize).prop_map(|body_bytes| Step::Begin { body_bytes }),
+            4 => Just(Step::Take),
+            4 => (0..8usize).prop_map(|back| Step::Complete { back }),
+            1 => any::<u64>().prop_map(|id| Step::CompleteUnknown { id }),
+            3 => (0..8usize).prop_map(|back| Step::GiveUp { back }),
+            1 => Just(Step::Refuse),
+            1 => Just(Step::Fail),
+        ]
+    }
+
+    /// What a call should be, in the order begun.
+    struct Expected {
+        id: u64,
+        bytes: usize,
+        sent: bool,
+        reply: Reply,
+    }
+
+    /// The call begun `back` calls ago: its number and id. Ids of calls that are over must do nothing.
+    fn pick(begun: &[u64], back: usize) -> Option<(usize, u64)> {
+        let number = begun.len().checked_sub(back + 1)?;
+        Some((number, begun[number]))
+    }
+
+    fn check(steps: Vec<Step>) -> Result<(), TestCaseError> {
+        let mut calls = Calls::new(IN_FLIGHT_MAX, QUEUE_BYTES_MAX);
+        let mut open: BTreeMap<usize, Expected> = BTreeMap::new();
+        let (mut begun, mut closed) = (Vec::new(), false);
+        for step in steps {
+            let queued_bytes: usize = open.values().filter(|call| !call.sent).map(|call| call.bytes).sum();
+            prop_assert_eq!(calls.queued_bytes, queued_bytes);
+            prop_assert!(calls.queue.len() <= 2 * IN_FLIGHT_MAX);
+            match step {
+                Step::Begin { body_bytes } => {
+                    let frame = frame(body_bytes, begun.len() as u16);
+                    let bytes = frame.wire_len();
+                    let fits = queued_bytes == 0 || queued_bytes + bytes <= QUEUE_BYTES_MAX;
+                    match calls.begin(frame) {
+                        Ok((id, reply)) => {
+                            prop_assert!(!closed && fits && open.len() < IN_FLIGHT_MAX);
+                            prop_assert!(!begun.contains(&id), "an id was given twice");
+                            open.insert(begun.len(), Expected { id, bytes, sent: false, reply });
+                            begun.push(id);
+                        }
+                        Err(Refused::Closed(reason)) => prop_assert!(closed && reason == "over"),
+                        Err(Refused::Busy) => prop_assert!(!closed && (!fits || open.len() == IN_FLIGHT_MAX)),
+                    }
+                }
+                Step::Take => {
+                    let mut batch = Batch::default();
+                    calls.take(&mut batch);
+                    // What is taken is exactly what was queued, in order.
+                    let mut wire = Vec::new();
+                    batch.chunks().iter().for_each(|chunk| wire.extend_from_slice(chunk));
+                    let mut wire = bytes::BytesMut::from(&wire[..]);
+                    for (number, call) in open.iter_mut().filter(|(_, call)| !call.sent) {
+                        let (id, frame) = Frame::read(&mut wire, 10_000).unwrap().unwrap();
+                        prop_assert_eq!((id, frame.kind), (call.id, *number as u16));
+                        call.sent = true;
+                    }
+                    prop_assert!(wire.is_empty());
+                }
+                Step::Complete { back } => {
+                    let Some((number, id)) = pick(&begun, back) else { continue };
+                    calls.complete(id, frame(1, number as u16));
+                    if open.get(&number).is_some_and(|call| call.sent) {
+                        let mut call = open.remove(&number).expect("just seen");
+                        prop_assert_eq!(call.reply.try_recv().unwrap().unwrap().kind, number as u16);
+                    }
+                }
+                Step::CompleteUnknown { id } if !begun.contains(&id) => {
+                    calls.complete(id, frame(1, u16::MAX));
+                }
+                Step::CompleteUnknown { .. } => {}
+                Step::GiveUp { back } => {
+                    let Some((number, id)) = pick(&begun, back) else { continue };
+                    let expected = match open.remove(&number) {
+                        None => GivenUp::Done,
+                        Some(call) if call.sent => GivenUp::Sent,
+                        Some(_) => GivenUp::Unsent,
+                    };
+                    prop_assert_eq!(calls.give_up(id), expected);
+                }
+                Step::Refuse | Step::Fail => {
+                    closed = true;
+                    let all = matches!(step, Step::Fail);
+                    if all {
+                        calls.fail("over", not_sent, lost);
+                    } else {
+                        calls.refuse("over", not_sent);
+                    }
+                    for (number, mut call) in std::mem::take(&mut open) {
+                        match call.sent {
+                            false => prop_assert_eq!(call.reply.try_recv().unwrap(), Err(not_sent())),
+                            true if all => prop_assert_eq!(call.reply.try_recv().unwrap(), Err(lost())),
+                            true => {
+                                open.insert(number, call);
+                            }
+                        }
+                    }
+                }
+            }
+            // Nobody else was answered.
+            for call in open.values_mut() {
+                prop_assert_eq!(call.reply.try_recv(), Err(oneshot::error::TryRecvError::Empty));
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #[test]
+        fn each_call_ends_once_and_as_it_should(steps in prop::collection::vec(step(), 0..200)) {
+            check(steps)?;
+        }
+    }
+
+    #[test]
+    fn callers_that_give_up_leave_nothing_behind_a_stalled_writer() {
+        let mut calls = Calls::new(IN_FLIGHT_MAX, QUEUE_BYTES_MAX);
+        for _ in 0..10_000 {
+            let (id, _reply) = calls.begin(frame(100, 0)).unwrap();
+            assert_eq!(calls.give_up(id), GivenUp::Unsent);
+        }
+        assert!(calls.queue.len() <= 2 * IN_FLIGHT_MAX && calls.slots.len() == 1 && calls.queued_bytes == 0);
+    }
+}

@@ -20,7 +20,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType,
+    KeyPair, KeyUsagePurpose, PKCS_ED25519, SanType, SerialNumber,
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -113,11 +113,11 @@ impl CertificateAuthority {
     /// As [`create`](CertificateAuthority::create), and [`CertsError::Validity`] for a validity X.509 cannot express.
     pub fn create_with(cluster: &str, validity: Validity) -> Result<CertificateAuthority, CertsError> {
         let cluster = label("cluster", cluster)?;
-        let mut params = parameters(&format!("dynkv {cluster} CA"), &ca_uri(&cluster), validity)?;
+        let key = new_key()?;
+        let mut params = parameters(&key, &format!("dynkv {cluster} CA"), &ca_uri(&cluster), validity)?;
         // No authority below this one: who can sign for the cluster is decided here alone.
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = new_key()?;
         let cert_pem = params.self_signed(&key).map_err(create_error)?.pem();
         Ok(CertificateAuthority { cluster, cert_pem, issuer: Issuer::new(params, key) })
     }
@@ -187,11 +187,11 @@ impl CertificateAuthority {
                 (format!("client {name}"), vec![ExtendedKeyUsagePurpose::ClientAuth])
             }
         };
-        let mut params = parameters(&common_name, &uri, validity)?;
+        let key = new_key()?;
+        let mut params = parameters(&key, &common_name, &uri, validity)?;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = purposes;
         params.use_authority_key_identifier_extension = true;
-        let key = new_key()?;
         let cert = params.signed_by(&key, &self.issuer).map_err(create_error)?;
         Ok(Issued { cert_pem: cert.pem(), key_pem: key.serialize_pem() })
     }
@@ -254,10 +254,20 @@ pub enum CertsError {
     },
 }
 
-/// Ed25519: fast on both sides, and its signatures all have one length, so that a simulated handshake does not differ
-/// from run to run as it would with ECDSA.
+/// Ed25519: fast on both sides, and its signatures all have one length, so that a simulated handshake has the same
+/// datagrams in each run, as it would not with ECDSA.
 fn new_key() -> Result<KeyPair, CertsError> {
     KeyPair::generate_for(&PKCS_ED25519).map_err(create_error)
+}
+
+/// A serial number from the key, which is random: no counter to keep. 16 bytes of which the first is neither zero nor
+/// negative, so that it has one length in DER, too.
+fn serial(key: &KeyPair) -> SerialNumber {
+    let mut serial: Vec<u8> = key.public_key_raw().iter().take(16).copied().collect();
+    if let Some(first) = serial.first_mut() {
+        *first = *first & 0x7f | 0x40;
+    }
+    SerialNumber::from(serial)
 }
 
 fn create_error(error: rcgen::Error) -> CertsError {
@@ -274,7 +284,12 @@ fn cluster_of_ca(uri: &str) -> Option<String> {
 }
 
 /// What all our certificates have in common.
-fn parameters(common_name: &str, uri: &str, validity: Validity) -> Result<CertificateParams, CertsError> {
+fn parameters(
+    key: &KeyPair,
+    common_name: &str,
+    uri: &str,
+    validity: Validity,
+) -> Result<CertificateParams, CertsError> {
     // 9999-12-31: the last day X.509 can express, and far below what the date type can.
     const UNIX_SECONDS_MAX: u64 = 253_402_214_400;
     let since_1970 = |time: SystemTime| {
@@ -286,6 +301,7 @@ fn parameters(common_name: &str, uri: &str, validity: Validity) -> Result<Certif
         Ok(rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds))
     };
     let mut params = CertificateParams::default();
+    params.serial_number = Some(serial(key));
     params.not_before = since_1970(validity.not_before)?;
     params.not_after = since_1970(validity.not_after)?;
     if params.not_after <= params.not_before {

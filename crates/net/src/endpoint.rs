@@ -9,12 +9,12 @@ use quinn::{AsyncUdpSocket, Incoming, Runtime, TokioRuntime};
 use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::connect::{ConnectError, Refused};
 use crate::connection::{Connection, canonical};
+use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::name::PeerName;
 use crate::options::Options;
@@ -78,9 +78,8 @@ struct Inner {
     identity: Identity,
     options: Arc<Options>,
     local_addr: SocketAddr,
-    closing: watch::Sender<bool>,
-    /// How many `serve` futures run.
-    serving: watch::Sender<usize>,
+    /// Inside are the `serve` futures.
+    gate: Arc<Gate>,
 }
 
 impl Endpoint {
@@ -164,9 +163,8 @@ impl Endpoint {
         let quinn = quinn::Endpoint::new_with_abstract_socket(options.endpoint(), server, socket, runtime)
             .map_err(|source| BindError::from_io(unknown, source))?;
         let local_addr = quinn.local_addr().map_err(|source| BindError::from_io(unknown, source))?;
-        let (closing, serving) = (watch::Sender::new(false), watch::Sender::new(0));
-        let options = Arc::new(options);
-        Ok(Endpoint(Arc::new(Inner { quinn, identity, options, local_addr, closing, serving })))
+        let (options, gate) = (Arc::new(options), Arc::default());
+        Ok(Endpoint(Arc::new(Inner { quinn, identity, options, local_addr, gate })))
     }
 
     /// The address of the socket, with the port that the system chose.
@@ -220,13 +218,16 @@ impl Endpoint {
     }
 
     /// Accepts connections and hands their requests to `handler`, until [`close`](Endpoint::close). Dropping the
-    /// future closes the connections it accepted. A client's endpoint accepts nothing, so this returns at once.
+    /// future closes the connections it accepted. Nobody can connect to a client's endpoint.
     pub async fn serve(&self, handler: Arc<dyn Handler>) {
-        let _serving = Serving::new(&self.0.serving);
-        let mut closing = self.0.closing.subscribe();
+        let _serving = self.0.gate.enter();
         let mut connections = JoinSet::new();
         loop {
             tokio::select! {
+                // In this order, because a simulation must repeat itself.
+                biased;
+                () = self.0.gate.closed() => break,
+                Some(_) = connections.join_next() => {}
                 incoming = self.0.quinn.accept() => {
                     let Some(incoming) = incoming else { break };
                     if connections.len() >= self.0.options.connections_max {
@@ -242,11 +243,9 @@ impl Endpoint {
                         let _ = incoming.retry();
                         continue;
                     }
-                    let (handler, options, closing) = (handler.clone(), self.0.options.clone(), self.0.closing.subscribe());
-                    connections.spawn(accept(incoming, handler, options, closing));
+                    let (options, gate) = (self.0.options.clone(), self.0.gate.clone());
+                    connections.spawn(accept(incoming, handler.clone(), options, gate));
                 }
-                Some(_) = connections.join_next() => {}
-                _ = closing.wait_for(|closing| *closing) => break,
             }
         }
         while connections.join_next().await.is_some() {}
@@ -255,11 +254,10 @@ impl Endpoint {
     /// Stops serving, waits for the answers under way (at most for
     /// [`drain_timeout_ms`](Options::drain_timeout_ms)), then closes all connections and tells the peers.
     pub async fn close(&self) {
-        let Inner { quinn, options, closing, serving, .. } = &*self.0;
-        closing.send_replace(true);
-        let mut serving = serving.subscribe();
+        let Inner { quinn, options, gate, .. } = &*self.0;
+        gate.close();
         // Whether time ran out or all is answered: what follows is the same.
-        let _ = timeout(options.drain_timeout(), serving.wait_for(|count| *count == 0)).await;
+        let _ = timeout(options.drain_timeout(), gate.empty()).await;
         quinn.close(close_code::DONE, b"going down");
         let _ = timeout(options.drain_timeout(), quinn.wait_idle()).await;
     }
@@ -272,22 +270,6 @@ impl fmt::Debug for Endpoint {
             .field("identity", identity)
             .field("local_addr", local_addr)
             .finish_non_exhaustive()
-    }
-}
-
-/// Counts a `serve` future while it lives.
-struct Serving<'a>(&'a watch::Sender<usize>);
-
-impl<'a> Serving<'a> {
-    fn new(count: &'a watch::Sender<usize>) -> Serving<'a> {
-        count.send_modify(|count| *count += 1);
-        Serving(count)
-    }
-}
-
-impl Drop for Serving<'_> {
-    fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
     }
 }
 
@@ -384,12 +366,7 @@ async fn open_stream(
     Ok((send, FrameReader::new(recv, options.frame_bytes_max)))
 }
 
-async fn accept(
-    incoming: Incoming,
-    handler: Arc<dyn Handler>,
-    options: Arc<Options>,
-    closing: watch::Receiver<bool>,
-) {
+async fn accept(incoming: Incoming, handler: Arc<dyn Handler>, options: Arc<Options>, gate: Arc<Gate>) {
     let remote = canonical(incoming.remote_address());
     let accepted = timeout(options.connect_timeout(), async { incoming.accept()?.await }).await;
     let connection = match accepted {
@@ -398,7 +375,7 @@ async fn accept(
         Err(_) => return tracing::debug!(%remote, "a handshake was not finished in time"),
     };
     match peer_name(&connection) {
-        Ok((peer, _)) => serve_connection(connection, Arc::new(peer), handler, options, closing).await,
+        Ok((peer, _)) => serve_connection(connection, Arc::new(peer), handler, options, gate).await,
         // Not reached: the handshake has verified that there is a name.
         Err(error) => connection.close(close_code::INTERNAL, error.to_string().as_bytes()),
     }

@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dynkv_proto::Frame;
 use quinn::SendStream;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::failure;
+use crate::gate::Gate;
 use crate::name::PeerName;
 use crate::options::Options;
 use crate::wire::{Batch, Class, FrameReader, StreamError, close_code, too_large};
@@ -72,18 +73,28 @@ impl fmt::Debug for Responder {
     }
 }
 
-/// Serves one accepted connection until it ends, or until `closing`: then it finishes the answers under way.
+/// Serves one accepted connection until it ends, or until `gate` closes: then it finishes the answers under way.
 pub(crate) async fn serve_connection(
     quinn: quinn::Connection,
     peer: Arc<PeerName>,
     handler: Arc<dyn Handler>,
     options: Arc<Options>,
-    mut closing: watch::Receiver<bool>,
+    gate: Arc<Gate>,
 ) {
     let mut tasks = JoinSet::new();
     let mut lanes = Vec::new();
     let drain = loop {
         tokio::select! {
+            // In this order, because a simulation must repeat itself.
+            biased;
+            () = gate.closed() => break true,
+            Some(done) = tasks.join_next() => {
+                if done.is_err_and(|error| error.is_panic()) {
+                    tracing::error!(%peer, "a handler panicked, its connection is closed");
+                    quinn.close(close_code::INTERNAL, b"a request made the node fail");
+                }
+                lanes.retain(|(_, lane): &(AbortHandle, Arc<Lane>)| !lane.is_closed());
+            }
             stream = quinn.accept_bi() => {
                 let Ok((send, recv)) = stream else { break false };
                 let lane = Arc::new(Lane::new(&options));
@@ -102,14 +113,6 @@ pub(crate) async fn serve_connection(
                 tasks.spawn(lane.clone().write(send, accepted));
                 lanes.push((read, lane));
             }
-            Some(done) = tasks.join_next() => {
-                if done.is_err_and(|error| error.is_panic()) {
-                    tracing::error!(%peer, "a handler panicked, its connection is closed");
-                    quinn.close(close_code::INTERNAL, b"a request made the node fail");
-                }
-                lanes.retain(|(_, lane): &(AbortHandle, Arc<Lane>)| !lane.is_closed());
-            }
-            _ = closing.wait_for(|closing| *closing) => break true,
         }
     };
     if drain {
@@ -118,6 +121,7 @@ pub(crate) async fn serve_connection(
             lane.drain();
         }
         tokio::select! {
+            biased;
             () = async { while tasks.join_next().await.is_some() {} } => {}
             // The time to drain is over, or the peer has gone.
             _ = quinn.closed() => {}

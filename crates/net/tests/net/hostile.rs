@@ -1,10 +1,12 @@
 //! Peers with valid certificates that break every other rule.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use dynkv_net::{CallError, Class, ConnectError, Connection, Expect, Options, Role};
-use dynkv_proto::{ALPN, HEADER_BYTES_MAX};
+use dynkv_net::{CallError, Class, ConnectError, Connection, Expect, Options, PeerName, Responder, Role};
+use dynkv_proto::{ALPN, Frame, HEADER_BYTES_MAX};
 use proptest::prelude::*;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -100,6 +102,43 @@ proptest! {
             assert!(good.call(Class::Foreground, request("x"), LONG).await.is_ok());
         });
     }
+}
+
+#[tokio::test]
+async fn a_caller_that_reads_no_answers_is_read_no_further() {
+    const REQUESTS: usize = 400;
+    const ANSWER_BYTES: usize = 50_000;
+    let cluster = Cluster::new();
+    let handled = Arc::new(AtomicUsize::new(0));
+    let count = handled.clone();
+    let options = Options { queue_bytes_max: 100_000, ..Options::default() };
+    let node = cluster.node("n1", options, move |_: &Arc<PeerName>, _: Frame, responder: Responder| {
+        count.fetch_add(1, Ordering::Relaxed);
+        responder.send(request(vec![0; ANSWER_BYTES]));
+    });
+    let issued = cluster.issue(&client_name(Role::Reader));
+    let (_endpoint, connection) = raw_connect(node.addr(), Some(&issued), ALPN).await.unwrap();
+    let (mut send, mut recv) = connection.open_bi().await.unwrap();
+    let mut wire = BytesMut::from(&[0][..]);
+    (0..REQUESTS as u64).for_each(|id| request("x").write(id, &mut wire));
+    send.write_all(&wire).await.unwrap();
+    // Time enough for a node without bounds to handle them all.
+    let good = cluster.client(Options::default()).connect(node.addr(), Expect::AnyNode).await.unwrap();
+    for _ in 0..50 {
+        good.call(Class::Foreground, request("y"), LONG).await.unwrap();
+    }
+    let of_good = 50;
+    // quinn's default window takes 1.25 MB, the batch under way 256 KiB and more, and the queue 100 KB and one more.
+    let unread = handled.load(Ordering::Relaxed) - of_good;
+    assert!(
+        unread > 0 && unread < REQUESTS / 4,
+        "{unread} requests were handled for a caller that reads nothing"
+    );
+    // Once it reads, it gets everything.
+    send.finish().unwrap();
+    let all = timeout(LONG, recv.read_to_end(64 << 20)).await.unwrap().unwrap();
+    let answer_bytes = request(vec![0; ANSWER_BYTES]).wire_len();
+    assert_eq!(all.len(), 1 + REQUESTS * answer_bytes);
 }
 
 /// A node that accepts one connection and both its streams, then sends `answer` in the foreground and reads nothing.
