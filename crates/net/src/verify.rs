@@ -306,3 +306,52 @@ fn tls_error(error: &CertificateError) -> rustls::Error {
         | CertificateError::WrongNode { .. } => Tls::ApplicationVerificationFailure,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rustls::pki_types::pem::PemObject;
+
+    use super::*;
+    use crate::certs::{CertificateAuthority, Validity};
+
+    fn certificate() -> Vec<u8> {
+        let ca = CertificateAuthority::create("c1").unwrap();
+        let issued = ca.issue(&"dynkv://c1/node/n1".parse().unwrap(), Validity::default()).unwrap();
+        CertificateDer::from_pem_slice(issued.cert_pem.as_bytes()).unwrap().to_vec()
+    }
+
+    #[test]
+    fn dates_are_written_out() {
+        let error = CertificateError::Expired {
+            not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(951_782_400),
+        };
+        assert!(error.to_string().contains("Feb 29 00:00:00 2000"), "{error}");
+        // Before 1970, or beyond what a date can be: still a message.
+        for not_after in [
+            SystemTime::UNIX_EPOCH - Duration::from_secs(1),
+            SystemTime::UNIX_EPOCH + Duration::from_secs(u64::MAX >> 2),
+        ] {
+            assert!(!CertificateError::Expired { not_after }.to_string().is_empty());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_name_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
+            let _ = read_name(&CertificateDer::from(bytes));
+        }
+
+        #[test]
+        fn a_damaged_certificate_is_a_name_or_an_error(damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6), cut in any::<prop::sample::Index>()) {
+            let mut bytes = certificate();
+            for (at, byte) in damage {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            let _ = read_name(&CertificateDer::from(bytes.clone()));
+            bytes.truncate(cut.index(bytes.len()));
+            let _ = read_name(&CertificateDer::from(bytes));
+        }
+    }
+}

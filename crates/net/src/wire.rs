@@ -79,12 +79,30 @@ pub(crate) enum StreamError {
     Ended,
 }
 
-/// Cuts a stream into frames. Memory grows with the bytes that arrived (to twice as many at most), not with what a
-/// frame declares.
-pub(crate) struct FrameReader {
-    recv: RecvStream,
+/// Cuts bytes into frames. Memory grows with the bytes that arrived (to twice as many at most), not with what a frame
+/// declares.
+struct Frames {
     buffer: BytesMut,
     frame_bytes_max: usize,
+}
+
+impl Frames {
+    fn push(&mut self, chunks: &[Bytes]) {
+        self.buffer.reserve(chunks.iter().map(Bytes::len).sum());
+        for chunk in chunks {
+            self.buffer.extend_from_slice(chunk);
+        }
+    }
+
+    fn next(&mut self) -> Result<Option<(u64, Frame)>, DecodeError> {
+        Frame::read(&mut self.buffer, self.frame_bytes_max)
+    }
+}
+
+/// Reads a stream frame by frame.
+pub(crate) struct FrameReader {
+    recv: RecvStream,
+    frames: Frames,
 }
 
 /// Datagrams taken out of quinn at once, under one lock.
@@ -92,33 +110,30 @@ const CHUNKS: usize = 32;
 
 impl FrameReader {
     pub(crate) fn new(recv: RecvStream, frame_bytes_max: usize) -> FrameReader {
-        FrameReader { recv, buffer: BytesMut::new(), frame_bytes_max }
+        FrameReader { recv, frames: Frames { buffer: BytesMut::new(), frame_bytes_max } }
     }
 
     /// The class at the head of the stream.
     pub(crate) async fn class(&mut self) -> Result<Class, StreamError> {
-        while self.buffer.is_empty() {
+        while self.frames.buffer.is_empty() {
             self.fill().await?;
         }
-        let byte = self.buffer.split_to(1)[0];
+        let byte = self.frames.buffer.split_to(1)[0];
         Class::from_byte(byte).ok_or(StreamError::Class(byte))
     }
 
     /// The next frame that is already here, or `None`.
     pub(crate) fn next(&mut self) -> Result<Option<(u64, Frame)>, StreamError> {
-        Ok(Frame::read(&mut self.buffer, self.frame_bytes_max)?)
+        Ok(self.frames.next()?)
     }
 
     /// Waits for more bytes.
     pub(crate) async fn fill(&mut self) -> Result<(), StreamError> {
         let mut chunks = [const { Bytes::new() }; CHUNKS];
-        let Some(count) = self.recv.read_chunks(&mut chunks).await? else {
-            return Err(if self.buffer.is_empty() { StreamError::Ended } else { StreamError::Torn });
-        };
-        let chunks = &chunks[..count];
-        self.buffer.reserve(chunks.iter().map(Bytes::len).sum());
-        for chunk in chunks {
-            self.buffer.extend_from_slice(chunk);
+        match self.recv.read_chunks(&mut chunks).await? {
+            Some(count) => self.frames.push(&chunks[..count]),
+            None if self.frames.buffer.is_empty() => return Err(StreamError::Ended),
+            None => return Err(StreamError::Torn),
         }
         Ok(())
     }
@@ -177,5 +192,101 @@ impl Batch {
     pub(crate) fn clear(&mut self) {
         self.chunks.clear();
         self.bytes = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FRAME_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+    fn frames() -> Frames {
+        Frames { buffer: BytesMut::new(), frame_bytes_max: FRAME_BYTES_MAX }
+    }
+
+    fn frame() -> impl Strategy<Value = Frame> {
+        // Bodies on both sides of the size from which they travel uncopied.
+        let body = prop_oneof![0..300usize, BODY_BYTES_UNCOPIED - 2..BODY_BYTES_UNCOPIED + 2];
+        (any::<u16>(), prop::collection::vec(any::<u8>(), 0..50), body, any::<u8>()).prop_map(
+            |(kind, header, body_bytes, fill)| Frame {
+                kind,
+                header: header.into(),
+                body: vec![fill; body_bytes].into(),
+            },
+        )
+    }
+
+    #[test]
+    fn what_a_frame_declares_is_not_allocated() {
+        let mut frames = frames();
+        let mut declared = BytesMut::new();
+        declared.extend_from_slice(&(FRAME_BYTES_MAX as u32 - 4).to_be_bytes());
+        declared.extend_from_slice(&[0; 996]);
+        frames.push(&[declared.freeze()]);
+        assert_eq!(frames.next(), Ok(None));
+        let mut arrived = 1000;
+        while arrived < 1 << 20 {
+            assert!(frames.buffer.capacity() <= 2 * arrived, "{} for {arrived}", frames.buffer.capacity());
+            frames.push(&[Bytes::from_static(&[0; 1200])]);
+            assert_eq!(frames.next(), Ok(None));
+            arrived += 1200;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn frames_survive_any_cut(sent in prop::collection::vec(frame(), 0..8), cuts in prop::collection::vec(1..5000usize, 1..20)) {
+            let mut batch = Batch::default();
+            sent.iter().enumerate().for_each(|(id, frame)| batch.push(id as u64, frame.clone()));
+            prop_assert_eq!(batch.bytes(), sent.iter().map(Frame::wire_len).sum::<usize>());
+            prop_assert_eq!(batch.is_empty(), sent.is_empty());
+            let mut wire = Bytes::from(batch.chunks().concat());
+            prop_assert_eq!(wire.len(), batch.bytes());
+
+            let (mut frames, mut received) = (frames(), Vec::new());
+            let mut cuts = cuts.into_iter().cycle();
+            while !wire.is_empty() {
+                let mut chunks = Vec::new();
+                for cut in cuts.by_ref().take(3) {
+                    chunks.push(wire.split_to(cut.min(wire.len())));
+                }
+                frames.push(&chunks);
+                while let Some((id, frame)) = frames.next().unwrap() {
+                    prop_assert_eq!(id, received.len() as u64);
+                    received.push(frame);
+                }
+            }
+            prop_assert!(frames.buffer.is_empty());
+            prop_assert_eq!(received, sent);
+        }
+
+        #[test]
+        fn any_bytes_are_frames_or_an_error(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..10)) {
+            let mut frames = frames();
+            let chunks: Vec<Bytes> = chunks.into_iter().map(Bytes::from).collect();
+            let arrived: usize = chunks.iter().map(Bytes::len).sum();
+            frames.push(&chunks);
+            let mut used = 0;
+            while let Ok(Some((_, frame))) = frames.next() {
+                used += frame.wire_len();
+            }
+            prop_assert!(used <= arrived);
+        }
+    }
+
+    #[test]
+    fn a_batch_is_used_again() {
+        let mut batch = Batch::default();
+        let frame = Frame { kind: 1, header: Bytes::new(), body: Bytes::from(vec![0; BATCH_BYTES]) };
+        for _ in 0..3 {
+            assert!(batch.is_empty() && !batch.is_full());
+            batch.push(1, frame.clone());
+            assert!(batch.is_full());
+            assert_eq!(batch.chunks().concat().len(), frame.wire_len());
+            batch.clear();
+        }
     }
 }
