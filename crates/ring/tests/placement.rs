@@ -299,3 +299,62 @@ fn more_nodes_than_partitions() {
     assert_eq!(one.homes(PartitionId(0)).len(), 5);
     preferences_are_right(&one).unwrap();
 }
+
+/// "The load handled by this node is evenly dispersed across the remaining available nodes" (section 4.2).
+#[test]
+fn a_failed_nodes_load_is_dispersed() {
+    let count = PartitionCount::new(4096).unwrap();
+    for zones in [1, 3, 5] {
+        let founded = EqualTokens::found(count, 3, cluster(0..30, zones)).unwrap();
+        let mut grown = EqualTokens::found(count, 3, cluster(0..3, zones)).unwrap();
+        for member in cluster(3..30, zones) {
+            grown.join(member).unwrap();
+        }
+        for (how, ring) in [("founded", founded.ring()), ("grown", grown.ring())] {
+            let failed = ring.members()[7].id;
+            let mut heirs: BTreeMap<NodeId, u32> = BTreeMap::new();
+            for partition in count.ids().filter(|p| ring.homes(*p).contains(&failed)) {
+                let heir = ring.preference(partition).nth(3).unwrap();
+                *heirs.entry(heir.id).or_default() += 1;
+            }
+            let (most, all) = (*heirs.values().max().unwrap(), heirs.values().sum::<u32>());
+            assert!(heirs.len() >= 20 && most * 6 <= all, "{how}, {zones} zones: {heirs:?}");
+        }
+    }
+}
+
+/// Nodes of different versions must agree about the ring, so the placement can never change: not the dealing, not
+/// the choice of tokens, not the hashes that break ties. If this fails, it is not the test that is wrong.
+#[test]
+fn placement_is_for_ever() {
+    let fingerprint = |tokens: &EqualTokens| {
+        let owners = tokens
+            .partitions()
+            .ids()
+            .flat_map(|p| tokens.owner(p).unwrap().id.as_str().bytes().collect::<Vec<_>>());
+        owners.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        })
+    };
+    let mut tokens = EqualTokens::found(PartitionCount::new(256).unwrap(), 3, cluster(0..7, 3)).unwrap();
+    let mut found = vec![fingerprint(&tokens)];
+    for step in [
+        Step::Join(Member::new(id(1)).with_weight(3).with_zone("z1").with_host("h")),
+        Step::Leave("n0002".parse().unwrap()),
+        Step::Reweigh("n0004".parse().unwrap(), 5),
+        Step::Replace("n0005".parse().unwrap(), Member::new(id(2)).with_host("h")),
+        Step::Reweigh(id(1), 1),
+    ] {
+        apply(&mut tokens, &step).unwrap();
+        found.push(fingerprint(&tokens));
+    }
+    let pinned = [
+        0xf120_81a8_e542_b8e1,
+        0xcaae_ffb3_f946_aaa6,
+        0xe335_837e_a07f_e9c2,
+        0xf3a7_ccdc_2d0b_7bcb,
+        0x0261_f3b7_c328_26c5,
+        0xfa20_6f20_0364_0307,
+    ];
+    assert_eq!(found, pinned, "{found:#018x?}");
+}

@@ -17,7 +17,8 @@
 //! more and no less. Each candidate costs the conflicts it would make minus those it would resolve; the
 //! cheapest moves; ties go by a hash of node and partition, which spreads a node's tokens, and so its
 //! neighbours, over the circle. Everything is integer arithmetic on the membership alone: no randomness, the
-//! same result everywhere.
+//! same result everywhere. So the algorithm is part of the format: nodes of two versions that place tokens
+//! differently would disagree about the ring. A test pins its results.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -84,7 +85,8 @@ impl EqualTokens {
     }
 
     /// A circle divided among the first members at once: the zones take turns, within a zone the hosts, each
-    /// node in proportion to its weight (largest remainder).
+    /// node in proportion to its weight (largest remainder). The order within a zone differs from round to round,
+    /// so that everybody has many neighbours.
     ///
     /// # Errors
     ///
@@ -104,7 +106,7 @@ impl EqualTokens {
             .map(|n| super::founding::Candidate { zone: n.zone, host: n.host, weight: n.weight })
             .collect();
         if !candidates.is_empty() {
-            placement.owners = super::founding::deal(partitions.get(), &candidates);
+            placement.owners = super::founding::deal(partitions.get(), &candidates, u32::from(replicas));
             for &owner in &placement.owners {
                 placement.nodes[owner as usize].tokens += 1;
             }
@@ -392,17 +394,23 @@ impl EqualTokens {
             .map(|(cost, _, _, node)| (cost, node))
     }
 
-    /// Swaps tokens of a new circle where one node has two within reach, as happens where the end meets the
-    /// beginning. Nothing is stored yet, so swaps cost nothing. Zones are left as they were dealt: where they
-    /// must conflict, it is better that their nodes take turns at it than that one has all conflicts.
+    /// Swaps tokens of a new circle where one node has two within reach, and where the end meets the beginning,
+    /// which the dealing did not look at. Nothing is stored yet, so swaps cost nothing. Elsewhere zones are left
+    /// as they were dealt: where they must conflict, their nodes take turns at it.
     fn untangle(&mut self) {
         /// How far away the partner of a swap may be: bounds the work at Q times this.
         const FAR: usize = 64;
         let (reach, len) = (self.reach(), self.owners.len());
         for partition in 0..len {
+            let at_seam = partition < reach.node || partition + reach.node >= len;
             for step in 1..len.min(FAR) {
                 let owner = self.owners[partition];
-                if around(partition, reach.node, len).all(|neighbour| self.owners[neighbour] != owner) {
+                let tangled = if at_seam {
+                    self.conflicts(reach, partition, owner) > 0
+                } else {
+                    around(partition, reach.node, len).any(|neighbour| self.owners[neighbour] == owner)
+                };
+                if !tangled {
                     break;
                 }
                 let partner = (partition + step) % len;
