@@ -15,7 +15,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::Error;
 use crate::attempts::{Attempts, Repeat, Setback};
 use crate::client::deadline;
-use crate::inner::{Answer, Call, Inner, Target, call_setback, read_reply};
+use crate::inner::Inner;
+use crate::request::{Answer, Call, Target, call_setback, read_reply};
 
 /// Whom to ask.
 #[derive(Clone, Debug)]

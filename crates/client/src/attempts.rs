@@ -79,6 +79,7 @@ pub(crate) struct Attempts {
     unsent: Vec<Told>,
     /// Whether the attempt under way is the second one at the same node.
     second: bool,
+    count: u32,
 }
 
 #[derive(Debug)]
@@ -101,6 +102,7 @@ impl Attempts {
             silent: None,
             unsent: Vec::new(),
             second: false,
+            count: 0,
         }
     }
 
@@ -110,15 +112,22 @@ impl Attempts {
     }
 
     /// How long the next attempt may take when `left` is left of the deadline: never all of it, so that another node can
-    /// still be asked.
+    /// still be asked. Reads leave a silent node sooner, for they lose nothing by that, and become more patient with each.
     pub(crate) fn limit(&self, left: Duration) -> Duration {
-        let share = if self.second { left / 4 } else { left / 2 };
-        share.max(SHORTEST).min(left)
+        let share = match self.repeat {
+            Repeat::Read => 2 << 2u32.saturating_sub(self.count),
+            Repeat::Put if self.second => 4,
+            Repeat::Put => 2,
+            // There will be no other.
+            Repeat::Once => 1,
+        };
+        (left / share).max(SHORTEST).min(left)
     }
 
     /// Takes note of a setback at `node`.
     pub(crate) fn after(&mut self, node: NodeId, setback: Setback) -> Next {
         let second = std::mem::take(&mut self.second);
+        self.count = self.count.saturating_add(1);
         match setback {
             Setback::NotSent(message) => {
                 self.unsent.retain(|told| told.node != node);
@@ -372,5 +381,11 @@ mod tests {
         attempts.after(node(1), silence());
         assert_eq!(attempts.limit(second), second / 2);
         assert_eq!(attempts.limit(SHORTEST / 2), SHORTEST / 2);
+
+        let mut attempts = Attempts::new(Repeat::Read);
+        for share in [8, 4, 2, 2] {
+            assert_eq!(attempts.limit(second), second / share);
+            attempts.after(node(1), silence());
+        }
     }
 }

@@ -15,8 +15,9 @@ use dynkv_vclock::HybridTime;
 
 use crate::attempts::{Repeat, Setback};
 use crate::client::deadline;
-use crate::inner::{Answer, Call, Inner, Target, read_reply};
+use crate::inner::Inner;
 use crate::key::check_key;
+use crate::request::{Answer, Call, Target, read_reply};
 use crate::{Context, Error};
 
 /// A read to be awaited; made by [`Client::get`](crate::Client::get).

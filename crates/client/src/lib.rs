@@ -14,6 +14,8 @@ mod list;
 mod options;
 mod pool;
 mod put;
+mod refresh;
+mod request;
 mod view;
 
 pub use admin::{Metrics, Propose, Status};

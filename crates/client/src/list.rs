@@ -14,8 +14,9 @@ use tokio::task::JoinSet;
 use crate::Error;
 use crate::attempts::Repeat;
 use crate::client::deadline;
-use crate::inner::{Answer, Call, Inner, Target, read_reply};
+use crate::inner::Inner;
 use crate::key::check_bucket;
+use crate::request::{Answer, Call, Target, read_reply};
 
 const CONCURRENCY: usize = 8;
 const PAGE_KEYS: u32 = 1000;
@@ -120,27 +121,22 @@ impl List {
     /// # Errors
     /// Within the page: [`Error`].
     pub async fn next(&mut self) -> Option<Result<Page, Error>> {
-        if self.waiting.is_none() {
-            if let Err(error) = self.begin() {
-                self.complete = false;
-                return Some(Err(error));
-            }
+        if self.waiting.is_none()
+            && let Err(error) = self.begin()
+        {
+            self.complete = false;
+            return Some(Err(error));
         }
-        loop {
-            self.ask_more();
-            match self.under_way.join_next().await? {
-                Ok((part, Ok(reply))) => return Some(Ok(self.take(part, reply))),
-                Ok((_, Err(error))) => {
-                    self.complete = false;
-                    return Some(Err(error));
-                }
-                Err(error) => {
-                    self.complete = false;
-                    let message = format!("a page was lost ({error}): keep the client's runtime running");
-                    return Some(Err(Error::refused(FailureCode::NoAnswer, message)));
-                }
+        self.ask_more();
+        let page = match self.under_way.join_next().await? {
+            Ok((part, reply)) => reply.map(|reply| self.take(part, reply)),
+            Err(error) => {
+                let message = format!("a page was lost ({error}): keep the client's runtime running");
+                Err(Error::refused(FailureCode::NoAnswer, message))
             }
-        }
+        };
+        self.complete &= page.is_ok();
+        Some(page)
     }
 
     /// Whether all partitions were listed to their end and enough replicas answered everywhere that no acknowledged write

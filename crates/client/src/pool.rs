@@ -96,12 +96,11 @@ impl Pool {
             Begun::Up(connection) => return Ok(connection),
             Begun::Making(done) => done,
         };
-        let waited = match timeout(limit, done.wait_for(Option::is_some)).await {
+        match timeout(limit, done.wait_for(Option::is_some)).await {
             Ok(Ok(made)) => made.clone().expect("waited for it"),
             Ok(Err(_)) => Err("the client's runtime has shut down".to_owned()),
             Err(_) => Err(format!("no connection within {} ms", limit.as_millis())),
-        };
-        waited
+        }
     }
 
     fn begin(self: &Arc<Self>, node: NodeId, address: Option<&str>) -> Result<Begun, String> {

@@ -17,8 +17,9 @@ use dynkv_vclock::Dot;
 
 use crate::attempts::{Repeat, Setback};
 use crate::client::deadline;
-use crate::inner::{Answer, Call, Inner, Target, read_reply};
+use crate::inner::Inner;
 use crate::key::check_key;
+use crate::request::{Answer, Call, Target, read_reply};
 use crate::{Context, Error};
 
 /// What puts and deletes have in common.
