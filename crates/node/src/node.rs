@@ -1,6 +1,12 @@
 //! Starting, founding and stopping a node.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use dynkv_net::{BindError, Endpoint, Identity, Options};
 use dynkv_proto::{Failure, NodeInfo};
@@ -101,6 +107,9 @@ pub enum StartError {
 
 /// A running node.
 ///
+/// [`shutdown`](Node::shutdown) stops it in order. One that is merely dropped takes no more requests and ends its
+/// connections; requests under way still run into their deadline, and hold its data directory until then.
+///
 /// ```no_run
 /// use dynkv_net::Identity;
 /// use dynkv_node::{Node, NodeConfig};
@@ -119,9 +128,22 @@ pub enum StartError {
 pub struct Node {
     shared: Arc<Shared>,
     endpoint: Endpoint,
-    tasks: Vec<JoinHandle<()>>,
-    /// Held until the store is closed.
-    _data_dir: Option<DataDir>,
+    tasks: Tasks,
+}
+
+/// Tasks that end with the node, also with one that is dropped: it would go on serving unseen.
+struct Tasks([JoinHandle<()>; 2]);
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("info", self.info()).finish_non_exhaustive()
+    }
 }
 
 /// The parts from which a node is put together: the real ones, or those of a simulation.
@@ -166,7 +188,7 @@ impl Node {
             version: env!("CARGO_PKG_VERSION").into(),
         };
         let parts = Parts { endpoint, storage: Arc::new(storage), env, info, seeds: config.seeds };
-        Ok(Node { _data_dir: Some(data_dir), ..Node::assemble(parts)? })
+        Ok(Node::assemble_in(Some(data_dir), parts)?)
     }
 
     /// Puts a node together from its parts and lets it serve.
@@ -174,6 +196,10 @@ impl Node {
     /// # Errors
     /// [`LoadError`] when the store's notes on the cluster cannot be read.
     pub fn assemble(parts: Parts) -> Result<Node, LoadError> {
+        Node::assemble_in(None, parts)
+    }
+
+    fn assemble_in(data_dir: Option<DataDir>, parts: Parts) -> Result<Node, LoadError> {
         let Parts { endpoint, storage, env, info, seeds } = parts;
         let env = Arc::new(env);
         let metrics = Arc::new(Metrics::new());
@@ -187,13 +213,14 @@ impl Node {
             env,
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
             started: Instant::now(),
+            data_dir: Mutex::new(data_dir),
         });
         let serve = {
             let (endpoint, server) = (endpoint.clone(), Arc::new(Server(shared.clone())));
             tokio::spawn(async move { endpoint.serve(server).await })
         };
         let exchange = tokio::spawn(exchange::run(shared.clone(), seeds));
-        Ok(Node { shared, endpoint, tasks: vec![serve, exchange], _data_dir: None })
+        Ok(Node { shared, endpoint, tasks: Tasks([serve, exchange]) })
     }
 
     /// Its id.
@@ -252,18 +279,16 @@ impl Node {
     /// Stops: takes no more requests, waits a bounded time for those under way, and closes the store, with everything in it
     /// on disk.
     pub async fn shutdown(self) {
-        let Node { shared, endpoint, tasks, _data_dir: data_dir } = self;
+        let Node { shared, endpoint, tasks } = self;
         // From here on new requests are refused as overloaded; those under way end or run into their deadline.
         let idle = timeout(DRAIN, shared.requests.acquire_many(REQUESTS_MAX as u32)).await;
         if idle.is_err() {
             tracing::warn!("requests were still under way when the node stopped");
         }
         endpoint.close().await;
-        for task in tasks {
-            task.abort();
-        }
+        drop(tasks);
         // Blocks for a last fsync; nothing else is left to run on this runtime.
         shared.replica.storage.close();
-        drop(data_dir);
+        drop(shared.data_dir.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 }

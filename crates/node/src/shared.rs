@@ -1,10 +1,12 @@
 //! What all parts of a running node share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Semaphore;
 
-use crate::{cluster::Cluster, env::Env, metrics::Metrics, peers::Peers, replica::Replica};
+use crate::{
+    cluster::Cluster, data_dir::DataDir, env::Env, metrics::Metrics, peers::Peers, replica::Replica,
+};
 
 /// Client requests coordinated or forwarded at once; more are refused, before their deadline has run.
 pub(crate) const REQUESTS_MAX: usize = 4096;
@@ -19,4 +21,6 @@ pub(crate) struct Shared {
     /// One permit per client request under way.
     pub(crate) requests: Arc<Semaphore>,
     pub(crate) started: tokio::time::Instant,
+    /// Last, so that the lock is released after the store is closed. Taken out when the node stops in order.
+    pub(crate) data_dir: Mutex<Option<DataDir>>,
 }

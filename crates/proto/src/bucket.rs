@@ -19,7 +19,7 @@ pub const DEFAULT_BUCKET: &str = "default";
 pub const BUCKET_BYTES_MAX: usize = 64;
 
 /// The kind under which bucket properties are kept in the history.
-pub const BUCKET_CHANGE_KIND: u16 = 1;
+pub const BUCKET_CHANGE_KIND: u16 = Change::FIRST_OTHER_KIND;
 
 /// What becomes of concurrent writes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

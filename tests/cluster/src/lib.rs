@@ -1,0 +1,5 @@
+#![doc = include_str!("../README.md")]
+
+pub mod cluster;
+pub mod peer;
+pub mod wait;

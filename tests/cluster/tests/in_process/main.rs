@@ -1,0 +1,5 @@
+//! Clusters in one process, used through the client library and, where a test must speak to one certain node, through
+//! bare connections.
+
+mod siblings;
+mod support;
