@@ -1,0 +1,133 @@
+//! The command line.
+
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ErrorKind};
+use clap::{Parser, Subcommand};
+
+use crate::commands;
+use crate::error::CliError;
+use crate::exit::{self, Exit};
+use crate::output;
+
+/// An always writable, masterless key-value store
+///
+/// Start with `dyn dev`: a cluster on this machine. Then, in another shell, `dyn put carts/alice '2 apples'` and `dyn get
+/// carts/alice`.
+#[derive(Debug, Parser)]
+#[command(name = "dyn", version, after_help = exit::HELP, max_term_width = 100, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Dev(commands::dev::Dev),
+    Put(commands::put::Put),
+    Get(commands::get::Get),
+    Delete(commands::delete::Delete),
+    Ls(commands::ls::Ls),
+    Import(commands::import::Import),
+    Bucket(commands::bucket::Bucket),
+    Status(commands::status::Status),
+    Ring(commands::ring::Ring),
+    Metrics(commands::metrics::Metrics),
+    Cluster(commands::cluster::Cluster),
+    Node(commands::node::Node),
+    Cert(commands::cert::Cert),
+    Completions(commands::completions::Completions),
+    Man(commands::man::Man),
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Result<Exit, CliError> {
+        match self {
+            Command::Dev(command) => command.run(),
+            Command::Put(command) => command.run(),
+            Command::Get(command) => command.run(),
+            Command::Delete(command) => command.run(),
+            Command::Ls(command) => command.run(),
+            Command::Import(command) => command.run(),
+            Command::Bucket(command) => command.run(),
+            Command::Status(command) => command.run(),
+            Command::Ring(command) => command.run(),
+            Command::Metrics(command) => command.run(),
+            Command::Cluster(command) => command.run(),
+            Command::Node(command) => command.run(),
+            Command::Cert(command) => command.run(),
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
+        }
+    }
+}
+
+/// Tells what clap has to say: help and versions on stdout, errors as one line on stderr like all others.
+pub(crate) fn report(error: &clap::Error) -> ExitCode {
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            // Nobody there to read the help is no error.
+            let _ = error.print();
+            Exit::Ok.into()
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = error.print();
+            Exit::Usage.into()
+        }
+        _ => {
+            output::error(&CliError::Usage(usage_message(error)));
+            Exit::Usage.into()
+        }
+    }
+}
+
+fn usage_message(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        return "an argument is not UTF-8: give such a key with --key-hex, such a value as @FILE or - (stdin)".into();
+    }
+    let text = error.to_string();
+    let mut message = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if let Some(usage) = line.strip_prefix("Usage:") {
+            message.push(format!("(usage: {})", usage.trim()));
+        } else if let Some(tip) = line.strip_prefix("tip:") {
+            message.push(format!("({})", tip.trim()));
+        } else if !line.starts_with("For more information") {
+            message.push(line.trim_start_matches("error: ").to_owned());
+        }
+    }
+    let usage = matches!(error.get(ContextKind::Usage), Some(clap::error::ContextValue::StyledStr(_)));
+    let next = if usage { "" } else { ": see --help" };
+    message.join(" ") + next
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_errors_are_one_line_and_say_what_to_do() {
+        for (line, expected) in [
+            ("dyn put k", "<VALUE>"),
+            ("dyn get", "usage: dyn get"),
+            ("dyn delet k", "similar subcommand exists: 'delete'"),
+            ("dyn get k --jsn", "'--json'"),
+            ("dyn get k --timeout never", "500ms"),
+            ("dyn dev --nodes 0", "1..=16"),
+            ("dyn cluster create", "--member"),
+            ("dyn cert client x --role root --ca d --out f --seed h:1", "reader"),
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).unwrap_err();
+            let message = usage_message(&error);
+            assert!(message.contains(expected) && !message.contains('\n'), "{line}: {message}");
+            assert!(!message.starts_with("error"), "{message}");
+        }
+    }
+}

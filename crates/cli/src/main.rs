@@ -1,0 +1,7 @@
+//! The `dyn` command; everything is in the library beside it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dynkv_cli::run(std::env::args_os())
+}
