@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::error::{ContextKind, ErrorKind};
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::commands;
@@ -96,9 +96,7 @@ fn usage_message(error: &clap::Error) -> String {
             message.push(line.trim_start_matches("error: ").to_owned());
         }
     }
-    let usage = matches!(error.get(ContextKind::Usage), Some(clap::error::ContextValue::StyledStr(_)));
-    let next = if usage { "" } else { ": see --help" };
-    message.join(" ") + next
+    message.join(" ") + ": see --help"
 }
 
 #[cfg(test)]

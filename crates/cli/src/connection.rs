@@ -44,6 +44,10 @@ impl Connection {
     pub(crate) async fn client_of(&self, file: &ClusterFile) -> Result<Client, CliError> {
         Ok(Client::with_options(file, Options { timeout: self.timeout, ..Options::default() }).await?)
     }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
 }
 
 /// Reads the cluster file at `path` and checks its certificate, so that an error can name the file.

@@ -22,9 +22,9 @@ pub(crate) struct Status {
 }
 
 /// A node and what it answered.
-struct Row {
-    info: NodeInfo,
-    answer: Result<StatusReply, String>,
+pub(crate) struct Row {
+    pub(crate) info: NodeInfo,
+    pub(crate) answer: Result<StatusReply, String>,
 }
 
 impl Status {
@@ -44,7 +44,7 @@ impl Status {
 }
 
 /// Asks all nodes at once: one that is down must not hold up the others.
-async fn ask_all(client: &Client) -> Vec<Row> {
+pub(crate) async fn ask_all(client: &Client) -> Vec<Row> {
     let mut asked = JoinSet::new();
     for info in client.view().nodes().cloned() {
         let status = client.status(info.id);
