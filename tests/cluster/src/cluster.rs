@@ -11,7 +11,7 @@ use dynkv_net::{
 use dynkv_node::{Node, NodeConfig, StartError};
 use dynkv_proto::{BucketChange, NodeInfo, Status, StatusReply};
 use dynkv_ring::{
-    Change, Entry, Founding, History, Member, Membership, NodeId, PartitionCount, PartitionId, Position,
+    Change, Entry, Founding, History, Member, Membership, NodeId, PartitionCount, Position,
 };
 use tempfile::TempDir;
 
@@ -38,6 +38,7 @@ pub fn id(text: &str) -> NodeId {
 #[derive(Debug)]
 pub struct Cluster {
     ca: CertificateAuthority,
+    partitions: PartitionCount,
     nodes: BTreeMap<NodeId, Slot>,
     // After the nodes, which have files open in it.
     dir: TempDir,
@@ -62,11 +63,17 @@ impl Cluster {
     pub async fn unfounded(nodes: usize) -> Cluster {
         let ca = CertificateAuthority::create(CLUSTER).expect("a good name");
         let dir = tempfile::tempdir().expect("a temporary directory");
-        let mut cluster = Cluster { ca, nodes: BTreeMap::new(), dir };
+        let partitions = PartitionCount::new(PARTITIONS).expect("a power of two");
+        let mut cluster = Cluster { ca, partitions, nodes: BTreeMap::new(), dir };
         for number in 1..=nodes {
             cluster.add(&format!("n{number}")).await;
         }
         cluster
+    }
+
+    /// Another number of partitions, for the founding to come.
+    pub fn set_partitions(&mut self, partitions: u32) {
+        self.partitions = PartitionCount::new(partitions).expect("a power of two");
     }
 
     /// Starts a further node, with a good certificate and the others as seeds.
@@ -92,7 +99,7 @@ impl Cluster {
     pub fn founding(&self) -> Founding {
         Founding {
             cluster: CLUSTER.into(),
-            partitions: PartitionCount::new(PARTITIONS).expect("a power of two"),
+            partitions: self.partitions,
             replicas: 3,
             members: self.nodes.keys().map(|&node| Member::new(node)).collect(),
         }
@@ -229,7 +236,8 @@ impl Cluster {
         let mut history = History::new();
         history.insert(entry).expect("room for one entry");
         let membership = Membership::fold(&history);
-        let homes = membership.ring().homes(partition(bucket, key)).to_vec();
+        let partition = Position::of(bucket, key).partition(self.partitions);
+        let homes = membership.ring().homes(partition).to_vec();
         let others = self.nodes.keys().copied().filter(|node| !homes.contains(node)).collect();
         (homes, others)
     }
@@ -270,11 +278,6 @@ pub fn client_name(role: Role) -> PeerName {
 /// Any free port of this machine.
 pub fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
-/// The partition of a key in clusters made here.
-pub fn partition(bucket: &str, key: &[u8]) -> PartitionId {
-    Position::of(bucket, key).partition(PartitionCount::new(PARTITIONS).expect("a power of two"))
 }
 
 async fn ask_status(peer: &Peer) -> StatusReply {

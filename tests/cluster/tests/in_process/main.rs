@@ -1,5 +1,11 @@
 //! Clusters in one process, used through the client library and, where a test must speak to one certain node, through
 //! bare connections.
 
+mod failures;
+mod founding;
+mod listing;
+mod refusals;
+mod routing;
+mod security;
 mod siblings;
 mod support;

@@ -3,17 +3,15 @@
 use bytes::Bytes;
 use dynkv_client::{Client, Error, Fetched};
 use dynkv_proto::{FailureCode, GetReply, Outcome};
-use dynkv_tests::wait::eventually;
 
 /// The values of a key, sorted.
 pub(crate) fn values(fetched: &Fetched) -> Vec<String> {
-    let mut values: Vec<String> =
-        fetched.siblings.iter().map(|sibling| String::from_utf8_lossy(&sibling.value).into_owned()).collect();
+    let mut values: Vec<String> = fetched.siblings.iter().map(|sibling| text(&sibling.value)).collect();
     values.sort();
     values
 }
 
-/// Reads all replicas and returns the values.
+/// The values of a key, sorted, by a read with the bucket's quorum.
 pub(crate) async fn read(client: &Client, bucket: &str, key: &'static str) -> Vec<String> {
     let fetched = client.get(bucket, key).await.unwrap_or_else(|error| panic!("{key}: {error}"));
     values(&fetched)
@@ -21,14 +19,13 @@ pub(crate) async fn read(client: &Client, bucket: &str, key: &'static str) -> Ve
 
 /// The values in a bare answer, sorted.
 pub(crate) fn split(reply: &GetReply, mut body: Bytes) -> Vec<String> {
-    let cut = |len: u64| body.split_to(len as usize);
-    let mut values: Vec<String> =
-        reply.versions.iter().map(|version| version.len).map(cut).map(|value| text(&value)).collect();
+    let cut = |len: u64| text(&body.split_to(usize::try_from(len).expect("as long as the body at most")));
+    let mut values: Vec<String> = reply.versions.iter().map(|version| version.len).map(cut).collect();
     values.sort();
     values
 }
 
-pub(crate) fn text(bytes: &[u8]) -> String {
+fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -39,13 +36,4 @@ pub(crate) fn assert_refused<T: std::fmt::Debug>(result: Result<T, Error>, code:
     assert_eq!((error.code(), error.outcome()), (Some(code), Outcome::NotDone), "{error}");
     assert!(!error.to_string().contains('\n'), "more than one line: {error}");
     error
-}
-
-/// Waits until a get with `r = 1` at every running node's own choice shows `expected`: after repair or replication.
-pub(crate) async fn until_read(client: &Client, bucket: &str, key: &'static str, expected: &[&str]) {
-    eventually(&format!("{bucket}/{key} is {expected:?}"), async || {
-        let fetched = client.get(bucket, key).await.ok()?;
-        (values(&fetched) == expected).then_some(())
-    })
-    .await;
 }
