@@ -205,7 +205,13 @@ impl Attempts {
         }
         if let Some(Told { node, message, .. }) = self.silent {
             let code = FailureCode::Timeout;
-            return Error::NotDone { code, node: Some(node), message: format!("node {node}: {message}") };
+            return Error::NotDone {
+                code,
+                node: Some(node),
+                message: format!(
+                    "node {node}: {message}: allow a longer timeout, or ask for the node's status"
+                ),
+            };
         }
         if self.unsent.is_empty() {
             let message = "the time was used up before anything was sent: allow a longer timeout";

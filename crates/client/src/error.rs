@@ -88,7 +88,7 @@ pub enum Error {
         message: String,
     },
     /// It may have been done, or may still surface.
-    #[error("it is unknown whether this was done: {message}")]
+    #[error("it is unknown whether this was done ({message}): look at the result before repeating it")]
     Unknown {
         /// Why, if a node said so; nothing if it fell silent.
         code: Option<FailureCode>,

@@ -1,4 +1,12 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Where to begin
+//!
+//! [`ClusterFile`] and [`Client::connect`]; then [`Client::get`], [`Client::put`], [`Client::delete`] and [`Client::list`], each a
+//! builder to be awaited. [`Context`] carries what was read to the next write, [`Error`] tells what is certain after a failure.
+//! [`ClusterView`], [`Client::status`], [`Client::metrics`] and [`Client::propose`] are for operators.
+//!
+//! The crates whose types appear here are re-exported as [`net`], [`proto`] and [`ring`].
 
 mod admin;
 mod attempts;

@@ -238,3 +238,22 @@ async fn a_node_that_comes_back_elsewhere_is_found() {
     client.get("b", "k").await.unwrap();
     assert_eq!(cluster.asked(kinds::GET), [node(1), node(1)]);
 }
+
+#[tokio::test]
+async fn requests_may_be_made_from_another_runtime() {
+    let cluster = FakeCluster::founded(3).await;
+    let client = cluster.client().await;
+    let (done, finished) = tokio::sync::oneshot::channel();
+    let thread = std::thread::spawn({
+        let client = client.clone();
+        move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let _ = done.send(runtime.block_on(client.get("b", "k").into_future()));
+        }
+    });
+    within(Duration::from_secs(10), finished).await.unwrap().unwrap();
+    thread.join().unwrap();
+    // The connections belong to the client's own runtime and outlive the other.
+    client.get("b", "k").await.unwrap();
+    assert!(cluster.endpoints.values().all(|endpoint| endpoint.open_connections() >= 1));
+}
