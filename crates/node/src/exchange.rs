@@ -32,8 +32,11 @@ pub(crate) async fn run(node: Arc<Shared>, seeds: Vec<String>) {
             let node = node.clone();
             tokio::spawn(async move { node.peers.ensure_connected(other).await });
         }
-        if starting {
+        // A node that cannot be reached may have moved while this one was down, and a seed may know where to.
+        if starting || others.iter().any(|&other| !node.peers.is_connected(other)) {
             seeds.ask(&node).await;
+        }
+        if starting {
             for &other in &others {
                 exchange_logged(&node, other).await;
             }

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::cluster::Cluster;
 
-/// After a failed attempt to connect, calls fail at once for this long instead of waiting for another.
+/// How long after a failed attempt to connect there is no other. Calls fail at once until one has succeeded.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a peer gave no answer that can be used.
@@ -135,8 +135,8 @@ impl Peers {
     }
 
     async fn connect(&self, peer: &Peer, timeout: Duration) -> Result<Connection, PeerError> {
-        // While a node is down, requests must not queue behind attempts to reach it.
-        if let Some(error) = peer.failed_lately() {
+        // While a node is down, requests must not queue behind attempts to reach it, which the exchange makes.
+        if let Some(error) = peer.failed() {
             return Err(PeerError::Unreachable(error));
         }
         let attempt = async {
@@ -144,7 +144,7 @@ impl Peers {
             if let Some(connection) = peer.connected() {
                 return Ok(connection);
             }
-            match peer.failed_lately() {
+            match peer.failed() {
                 Some(error) => Err(PeerError::Unreachable(error)),
                 None => self.connect_now(peer).await,
             }
@@ -185,7 +185,7 @@ impl Peers {
         let peer = self.peer(node);
         if peer.connected().is_none()
             && let Ok(_connecting) = peer.connecting.try_lock()
-            && peer.failed_lately().is_none()
+            && !peer.failed_lately()
         {
             // The outcome is kept in the peer's state.
             drop(self.connect_now(&peer).await);
@@ -207,10 +207,15 @@ impl Peers {
         Ok(id)
     }
 
-    /// Whether a request to `node` has a chance: a connection stands, or none was refused lately.
+    /// Whether a connection to `node` stands.
+    pub(crate) fn is_connected(&self, node: NodeId) -> bool {
+        self.peer(node).connected().is_some()
+    }
+
+    /// Whether a request to `node` has a chance: a connection stands, or the latest attempt did not fail.
     pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
         let peer = self.peer(node);
-        peer.connected().is_some() || peer.failed_lately().is_none()
+        peer.connected().is_some() || peer.failed().is_none()
     }
 
     /// Smoothed time of a call to `node`.
@@ -245,10 +250,14 @@ impl Peer {
         self.state().connection.as_ref().filter(|connection| !connection.is_closed()).cloned()
     }
 
-    fn failed_lately(&self) -> Option<String> {
+    /// Why the latest attempt to connect failed, if it did.
+    fn failed(&self) -> Option<String> {
         let state = self.state();
-        let lately = state.failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER);
-        lately.then(|| state.last_error.clone())
+        state.failed_at.map(|_| state.last_error.clone())
+    }
+
+    fn failed_lately(&self) -> bool {
+        self.state().failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER)
     }
 
     /// An eighth of each new sample, as TCP smooths its round trip time.

@@ -192,14 +192,17 @@ impl Replica {
         if before.state == incoming.bytes {
             return Ok(None);
         }
-        let local = before.decode_state()?;
-        let mut merged = local.clone();
-        self.metrics.lww_discarded.inc_by(merged.merge(incoming.state.clone(), conflict) as u64);
-        if merged == local {
+        let mut merged = before.decode_state()?;
+        let (context, versions) = (incoming.state.context().clone(), incoming.state.siblings().len());
+        let merge = merged.merge(incoming.state, conflict);
+        self.metrics.lww_discarded.inc_by(merge.discarded as u64);
+        if !merge.changed {
             return Ok(None);
         }
-        // Most often the incoming state is the local one and a later version: its bytes are stored as they came.
-        let state = if merged == incoming.state { incoming.bytes } else { merged.encode() };
+        // Most often the incoming state is the local one and a later version, and its bytes are stored as they came.
+        // With its context, nothing of the local state can have stayed that it does not have, too.
+        let is_incoming = *merged.context() == context && merged.siblings().len() == versions;
+        let state = if is_incoming { incoming.bytes } else { merged.encode() };
         Ok(Some(Record { local_actor: before.local_actor, state }))
     }
 

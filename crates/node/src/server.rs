@@ -73,8 +73,8 @@ fn allowed(peer: &PeerName, kind: u16) -> Result<(), Failure> {
         _ if peer.is_node() => true,
         kinds::PUT => peer.can_write(),
         kinds::PROPOSE => peer.can_administer(),
-        kinds::GET | kinds::LIST | kinds::VIEW | kinds::STATUS | kinds::METRICS => true,
-        _ => false,
+        // Those of clients, unknown ones among them, which are answered as such.
+        _ => kind < kinds::REPLICA_GET,
     };
     if allowed {
         return Ok(());

@@ -53,7 +53,7 @@ pub use messages::{
     ReplicaGetReply, ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply, Seen, Status, StatusReply,
     View, ViewReply, kinds,
 };
-pub use state::{State, Version, VersionHeader, value_hash};
+pub use state::{Merge, State, Version, VersionHeader, value_hash};
 
 /// The protocol's name in the TLS handshake.
 pub const ALPN: &[u8] = b"dynkv/1";

@@ -80,6 +80,15 @@ array! {
 
 const TOMBSTONE: u8 = 1;
 
+/// What a merge did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Merge {
+    /// Whether the state is another one now.
+    pub changed: bool,
+    /// Versions that an `lww` bucket discarded for a later one.
+    pub discarded: usize,
+}
+
 impl VersionHeader {
     /// The header of `version` under `dot`.
     pub fn new(dot: &Dot<Actor>, version: &Version) -> VersionHeader {
@@ -205,10 +214,10 @@ impl State {
         Ok((written, self.settle_conflict(conflict)))
     }
 
-    /// Unites with another replica's state. Returns how many versions an `lww` bucket discarded.
-    pub fn merge(&mut self, other: State, conflict: Conflict) -> usize {
-        self.siblings.sync(other.siblings);
-        self.settle_conflict(conflict)
+    /// Unites with another replica's state.
+    pub fn merge(&mut self, other: State, conflict: Conflict) -> Merge {
+        let changed = self.siblings.sync(other.siblings);
+        Merge { changed, discarded: self.settle_conflict(conflict) }
     }
 
     /// In `lww` buckets only the greatest (time, dot) stays. Its context keeps the others' dots, so that they go

@@ -8,7 +8,7 @@ use std::{
     ops::ControlFlow,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
@@ -53,7 +53,8 @@ impl Default for FjallOptions {
 
 /// A store in a directory.
 pub struct FjallStorage {
-    engine: Engine,
+    /// None once closed: whoever still holds the storage must not keep the directory locked.
+    engine: RwLock<Option<Engine>>,
     queue: SyncSender<Submitted>,
     writer: Mutex<Option<JoinHandle<()>>>,
     closing: Arc<AtomicBool>,
@@ -86,8 +87,9 @@ impl FjallStorage {
         let database = Database::builder(directory)
             .cache_size(options.cache_bytes)
             .max_journaling_size(options.journal_bytes_max)
-            // One flusher and one compactor: a node is given about one core.
-            .worker_threads(2)
+            // With more than one, fjall's first worker keeps itself free for flushes by putting compactions back
+            // into the queue: it spins for as long as another compacts. One worker alone flushes a little later.
+            .worker_threads(1)
             .open()
             .map_err(failed)?;
         let keyspace = |name: &str, memtable_bytes: u64| {
@@ -111,7 +113,19 @@ impl FjallStorage {
                 })?
         };
         let closing = Arc::new(AtomicBool::new(false));
+        let engine = RwLock::new(Some(engine));
         Ok(FjallStorage { engine, queue, writer: Mutex::new(Some(writer)), closing })
+    }
+
+    fn with_engine<T>(
+        &self,
+        call: impl FnOnce(&Engine) -> Result<T, StorageError>,
+    ) -> Result<T, StorageError> {
+        // Only ever replaced as a whole: a poisoned lock still guards a whole engine.
+        match &*self.engine.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(engine) => call(engine),
+            None => Err(StorageError::Closed),
+        }
     }
 }
 
@@ -123,7 +137,7 @@ impl Drop for FjallStorage {
 
 impl Storage for FjallStorage {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        self.engine.get(space, key)
+        self.with_engine(|engine| engine.get(space, key))
     }
 
     fn scan(
@@ -133,13 +147,15 @@ impl Storage for FjallStorage {
         from: &[u8],
         visit: &mut Visit<'_>,
     ) -> Result<(), StorageError> {
-        for entry in self.engine.keyspace(space).range(prefix.max(from)..) {
-            let (key, value) = entry.into_inner().map_err(failed)?;
-            if !key.starts_with(prefix) || visit(key.into(), value.into()) == ControlFlow::Break(()) {
-                break;
+        self.with_engine(|engine| {
+            for entry in engine.keyspace(space).range(prefix.max(from)..) {
+                let (key, value) = entry.into_inner().map_err(failed)?;
+                if !key.starts_with(prefix) || visit(key.into(), value.into()) == ControlFlow::Break(()) {
+                    break;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn submit(&self, durability: Durability, apply: Apply) -> Result<(), StorageError> {
@@ -153,10 +169,13 @@ impl Storage for FjallStorage {
     }
 
     fn stats(&self) -> StorageStats {
-        StorageStats {
-            records: self.engine.records.approximate_len() as u64,
-            disk_bytes: self.engine.database.disk_space().unwrap_or(0),
-        }
+        let stats = self.with_engine(|engine| {
+            Ok(StorageStats {
+                records: engine.records.approximate_len() as u64,
+                disk_bytes: engine.database.disk_space().unwrap_or(0),
+            })
+        });
+        stats.unwrap_or_default()
     }
 
     fn close(&self) {
@@ -167,6 +186,8 @@ impl Storage for FjallStorage {
             drop(self.queue.send(Submitted::Close));
             drop(writer.join());
         }
+        // The engine's own lock on the directory goes with its last handle.
+        *self.engine.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
