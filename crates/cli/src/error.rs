@@ -48,7 +48,7 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Start(#[from] StartError),
     /// A file of ours; `action` is a verb.
-    #[error("cannot {action} {} ({source}): check the path, its permissions and free space", path.display())]
+    #[error("cannot {action} {} ({source}): check the path and its permissions", path.display())]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error("cannot write to stdout ({0}): check where it leads to")]
     Output(io::Error),

@@ -36,8 +36,8 @@ Exit codes:
 
 Environment:
   DYN_CLUSTER  the cluster file, as --cluster
-  DYN_LOG      what is logged to stderr: error, warn, info, debug, trace, or a filter such as dynkv_node=debug
-  NO_COLOR     no colours when set and not empty";
+  DYN_LOG      what is logged to stderr: debug, or for example dynkv_node=debug
+  NO_COLOR     when set, no colours";
 
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> ExitCode {

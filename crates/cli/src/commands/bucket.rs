@@ -16,6 +16,8 @@ use crate::output;
 
 /// How often the nodes are asked whether they have a change.
 const ASK_EVERY: Duration = Duration::from_millis(50);
+/// A node that does not answer within this is down, and not waited for.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 
 /// Show and set the properties of buckets
 #[derive(Debug, Args)]
@@ -119,7 +121,7 @@ impl Set {
         loop {
             // Others may change the history meanwhile: then theirs is what the nodes have.
             let view = client.refresh().await.unwrap_or_else(|_| client.view());
-            let rows = ask_all(client).await;
+            let rows = ask_all(client, ANSWER_WITHIN).await;
             let late = rows
                 .iter()
                 .filter(|row| row.answer.as_ref().is_ok_and(|status| status.view != view.digest()));

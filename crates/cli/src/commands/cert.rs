@@ -120,6 +120,12 @@ fn ca_paths(dir: &Path) -> [PathBuf; 2] {
 /// Reads the authority that `dyn cert ca` wrote to `dir`.
 pub(crate) fn load_ca(dir: &Path) -> Result<CertificateAuthority, CliError> {
     let [cert, key] = ca_paths(dir);
+    if !cert.exists() {
+        let dir = dir.display();
+        return Err(CliError::Usage(format!(
+            "there is no authority in {dir}: name the folder of one, or make it with `dyn cert ca --cluster NAME --dir {dir}`"
+        )));
+    }
     Ok(CertificateAuthority::from_pem(&files::read_text(&cert)?, &files::read_text(&key)?)?)
 }
 

@@ -18,8 +18,8 @@ use crate::dev::folder::Folder;
 use crate::dev::host::Host;
 use crate::error::CliError;
 use crate::exit::Exit;
+use crate::output;
 use crate::signals::Stop;
-use crate::{logging, output};
 
 /// Run a cluster on this machine, to try things out
 ///
@@ -43,7 +43,6 @@ pub(crate) struct Dev {
 
 impl Dev {
     pub(crate) fn run(self) -> Result<Exit, CliError> {
-        logging::start("warn")?;
         let begun = Instant::now();
         let dir = match &self.dir {
             // Absolute, because the path is printed for other shells.

@@ -4,6 +4,7 @@ use clap::Args;
 use dynkv_client::ring::NodeId;
 use serde_json::{Map, Value};
 
+use crate::commands::status::nodes;
 use crate::connection::{Connection, block_on};
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -35,13 +36,13 @@ impl Metrics {
                     "there is no node {node} in the cluster: use one of {known}"
                 )));
             }
-            let nodes = match self.node {
+            let asked = match self.node {
                 Some(node) => vec![node],
-                None => view.nodes().map(|info| info.id).collect(),
+                None => nodes(&view).iter().map(|info| info.id).collect(),
             };
             let mut texts = Map::new();
             let mut first_error = None;
-            for node in nodes {
+            for node in asked {
                 match client.metrics(node).await {
                     Ok(text) if self.json => {
                         texts.insert(node.to_string(), text.into());

@@ -17,7 +17,7 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::member::{address_arg, check_address};
 use crate::signals::Stop;
-use crate::{files, logging, output};
+use crate::{files, output};
 
 /// A node of a founded cluster that has not served by then tells what it waits for.
 const QUIET: Duration = Duration::from_secs(1);
@@ -90,7 +90,6 @@ impl Start {
         let file = self.config.as_deref().map(NodeFile::load).transpose()?.unwrap_or_default();
         let json = self.json;
         let config = self.resolve(file)?;
-        logging::start("info")?;
         block_on(async {
             // First of all: a signal while the store opens must not tear it down.
             let mut stop = Stop::listen()?;

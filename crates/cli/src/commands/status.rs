@@ -1,8 +1,11 @@
 //! `dyn status`
 
+use std::time::Duration;
+
 use clap::Args;
-use dynkv_client::Client;
 use dynkv_client::proto::{Digest, NodeInfo, StatusReply};
+use dynkv_client::ring::NodeId;
+use dynkv_client::{Client, ClusterView, Error};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
@@ -10,6 +13,9 @@ use crate::connection::{Connection, block_on};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::output;
+
+/// A node that is up answers sooner; waiting longer for one that is down helps nobody.
+const ANSWER_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Show how every node is
 #[derive(Debug, Args)]
@@ -24,14 +30,14 @@ pub(crate) struct Status {
 /// A node and what it answered.
 pub(crate) struct Row {
     pub(crate) info: NodeInfo,
-    pub(crate) answer: Result<StatusReply, String>,
+    pub(crate) answer: Result<StatusReply, Error>,
 }
 
 impl Status {
     pub(crate) fn run(self) -> Result<Exit, CliError> {
         block_on(async {
             let client = self.connection.client().await?;
-            let rows = ask_all(&client).await;
+            let rows = ask_all(&client, ANSWER_WITHIN).await;
             if self.json {
                 output::json(&as_json(&client, &rows))?;
             } else {
@@ -43,16 +49,24 @@ impl Status {
     }
 }
 
-/// Asks all nodes at once: one that is down must not hold up the others.
-pub(crate) async fn ask_all(client: &Client) -> Vec<Row> {
+/// Asks all nodes at once: one that is down must not hold up the others, and none longer than `limit`.
+pub(crate) async fn ask_all(client: &Client, limit: Duration) -> Vec<Row> {
+    let limit = client.options().timeout.min(limit);
     let mut asked = JoinSet::new();
-    for info in client.view().nodes().cloned() {
-        let status = client.status(info.id);
-        asked.spawn(async move { Row { info, answer: status.await.map_err(|error| error.to_string()) } });
+    for info in nodes(&client.view()) {
+        let status = client.status(info.id).timeout(limit);
+        asked.spawn(async move { Row { info, answer: status.await } });
     }
     let mut rows = asked.join_all().await;
     rows.sort_by_key(|row| row.info.id);
     rows
+}
+
+/// The members, or before the founding all nodes that are known. Nodes that merely once said hello are nobody's concern.
+pub(crate) fn nodes(view: &ClusterView) -> Vec<NodeInfo> {
+    let membership = view.membership();
+    let belongs = |info: &&NodeInfo| !membership.founded() || membership.member(&info.id).is_some();
+    view.nodes().filter(belongs).cloned().collect()
 }
 
 /// One line about the cluster.
@@ -68,6 +82,7 @@ pub(crate) fn summary(client: &Client) -> String {
 }
 
 fn as_table(view: Digest, rows: &[Row]) -> String {
+    let asked: Vec<NodeId> = rows.iter().map(|row| row.info.id).collect();
     let rows = rows.iter().map(|Row { info, answer }| {
         let (id, address) = (info.id.to_string(), info.address.clone());
         match answer {
@@ -79,11 +94,16 @@ fn as_table(view: Digest, rows: &[Row]) -> String {
                 status.records.to_string(),
                 output::bytes(status.disk_bytes),
                 status.node.version.clone(),
-                note(view, status),
+                note(view, &asked, status),
             ],
             Err(error) => {
                 let none = String::new;
-                [id, address, "no answer".into(), none(), none(), none(), info.version.clone(), error.clone()]
+                let note = match error {
+                    // What was tried in vain, and why, is for --json.
+                    Error::Connect { .. } => "is down, or cannot be reached from here".into(),
+                    other => other.to_string(),
+                };
+                [id, address, "no answer".into(), none(), none(), none(), info.version.clone(), note]
             }
         }
     });
@@ -92,12 +112,12 @@ fn as_table(view: Digest, rows: &[Row]) -> String {
 }
 
 /// What deserves attention.
-fn note(view: Digest, status: &StatusReply) -> String {
+fn note(view: Digest, asked: &[NodeId], status: &StatusReply) -> String {
     let mut notes = Vec::new();
     if !status.reason.is_empty() {
         notes.push(status.reason.clone());
     }
-    let lost = status.peers.iter().filter(|peer| !peer.connected);
+    let lost = status.peers.iter().filter(|peer| !peer.connected && asked.contains(&peer.id));
     let lost: Vec<String> = lost.map(|peer| peer.id.to_string()).collect();
     if !lost.is_empty() {
         notes.push(format!("no connection to {}", lost.join(", ")));
@@ -113,7 +133,7 @@ fn as_json(client: &Client, rows: &[Row]) -> Value {
     let nodes = rows.iter().map(|Row { info, answer }| {
         let mut node = json!({"node": info.id.to_string(), "address": info.address});
         let more = match answer {
-            Err(error) => json!({"answers": false, "error": error}),
+            Err(error) => json!({"answers": false, "error": error.to_string()}),
             Ok(status) => json!({
                 "answers": true,
                 "serving": status.serving,
@@ -175,18 +195,18 @@ mod tests {
             view: Digest(1),
             records: 12,
             disk_bytes: 2048,
-            peers: vec![peer("n2", true), peer("n3", false)],
+            peers: vec![peer("n2", true), peer("n3", false), peer("stranger", false)],
         };
         let rows = [
             Row { info: info("n1"), answer: Ok(status) },
-            Row { info: info("n3"), answer: Err("is\ndown".into()) },
+            Row { info: info("n3"), answer: Err(Error::Connect { message: "long".into() }) },
         ];
         let table = as_table(Digest(2), &rows);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 3, "{table}");
         assert!(lines[1].contains("serving") && lines[1].contains("2.0 KiB"), "{table}");
         assert!(lines[1].contains("no connection to n3; its view of the cluster differs"), "{table}");
-        assert!(lines[2].contains("no answer") && lines[2].ends_with("is down"), "{table}");
+        assert!(lines[2].contains("no answer") && lines[2].contains("is down"), "{table}");
         assert!(!as_table(Digest(1), &rows).contains("differs"));
     }
 }
