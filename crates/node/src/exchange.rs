@@ -1,14 +1,15 @@
 //! How histories and addresses travel: each node exchanges them with one other, again and again.
 //!
-//! Push-pull with one random peer a second; quicker, and with everybody known, until the node serves and knows where
-//! all members are. Digests first: equal histories cost a hash.
+//! Push-pull with one random peer a second, and at once when there is news; with everybody known at the start, and quicker
+//! until the node serves and knows where all members are. Digests first: equal histories cost a hash.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dynkv_net::Class;
 use dynkv_proto::{Exchange, ExchangeReply, Failure, FailureCode, Frame};
 use dynkv_ring::{History, NodeId};
-use tokio::time::Instant;
+use futures_util::future::join_all;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     cluster::{Cluster, View},
@@ -25,7 +26,11 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 /// Runs until the node stops.
 pub(crate) async fn run(node: Arc<Shared>, seeds: Vec<String>) {
     let mut seeds = Seeds { addresses: seeds, complained: BTreeMap::new() };
+    let mut news = node.cluster.subscribe();
+    // The others do not know yet where this start listens.
+    let mut greeted = false;
     loop {
+        news.mark_unchanged();
         let starting = !settled(&node.cluster);
         let others = others(&node.cluster);
         for &other in &others {
@@ -36,14 +41,15 @@ pub(crate) async fn run(node: Arc<Shared>, seeds: Vec<String>) {
         if starting || others.iter().any(|&other| !node.peers.is_connected(other)) {
             seeds.ask(&node).await;
         }
-        if starting {
-            for &other in &others {
-                exchange_logged(&node, other).await;
-            }
+        if starting || !greeted {
+            join_all(others.iter().map(|&other| exchange_logged(&node, other))).await;
+            greeted = true;
         } else if let Some(&other) = others.get(node.env.random_below(others.len())) {
             exchange_logged(&node, other).await;
         }
-        tokio::time::sleep(if starting { PERIOD_STARTING } else { PERIOD }).await;
+        let period = if starting { PERIOD_STARTING } else { PERIOD };
+        // The sender lives in `node`: this ends with a change or with the time.
+        drop(timeout(period, news.changed()).await);
     }
 }
 

@@ -68,7 +68,8 @@ struct Peer {
 #[derive(Default)]
 struct PeerState {
     connection: Option<Connection>,
-    failed_at: Option<Instant>,
+    /// When the latest attempt to connect failed, and to which address it was.
+    failed: Option<(Instant, String)>,
     last_error: String,
 }
 
@@ -136,7 +137,7 @@ impl Peers {
 
     async fn connect(&self, peer: &Peer, timeout: Duration) -> Result<Connection, PeerError> {
         // While a node is down, requests must not queue behind attempts to reach it, which the exchange makes.
-        if let Some(error) = peer.failed() {
+        if let Some(error) = self.failed(peer) {
             return Err(PeerError::Unreachable(error));
         }
         let attempt = async {
@@ -144,7 +145,7 @@ impl Peers {
             if let Some(connection) = peer.connected() {
                 return Ok(connection);
             }
-            match peer.failed() {
+            match self.failed(peer) {
                 Some(error) => Err(PeerError::Unreachable(error)),
                 None => self.connect_now(peer).await,
             }
@@ -156,13 +157,26 @@ impl Peers {
     }
 
     async fn connect_now(&self, peer: &Peer) -> Result<Connection, PeerError> {
+        let mut news = self.cluster.subscribe();
         let info = self.cluster.node(&peer.id).ok_or(PeerError::NoAddress)?;
-        let outcome = match resolve(&info.address).await {
-            Ok(address) => {
-                let connected = self.endpoint.connect(address, Expect::Node(peer.id)).await;
-                connected.map_err(|error: ConnectError| error.to_string())
+        let attempt = async {
+            let address = resolve(&info.address).await?;
+            let connected = self.endpoint.connect(address, Expect::Node(peer.id)).await;
+            connected.map_err(|error: ConnectError| error.to_string())
+        };
+        let moved = async {
+            // Without further news this never ends; the attempt does.
+            while news.changed().await.is_ok() {
+                if self.cluster.node(&peer.id).is_some_and(|now| now.address != info.address) {
+                    return;
+                }
             }
-            Err(error) => Err(error),
+            std::future::pending().await
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = attempt => outcome,
+            () = moved => Err("it has moved to another address".into()),
         };
         let mut state = peer.state();
         match outcome {
@@ -173,11 +187,26 @@ impl Peers {
             }
             Err(error) => {
                 tracing::debug!(peer = %peer.id, address = %info.address, %error, "not connected");
-                state.failed_at = Some(Instant::now());
+                state.failed = Some((Instant::now(), info.address));
                 state.last_error.clone_from(&error);
                 Err(PeerError::Unreachable(error))
             }
         }
+    }
+
+    /// Why the latest attempt to connect failed, if it did and the node has not moved since.
+    fn failed(&self, peer: &Peer) -> Option<String> {
+        self.failed_since(peer).map(|_| peer.state().last_error.clone())
+    }
+
+    fn failed_lately(&self, peer: &Peer) -> bool {
+        self.failed_since(peer).is_some_and(|at| at.elapsed() < RETRY_AFTER)
+    }
+
+    fn failed_since(&self, peer: &Peer) -> Option<Instant> {
+        let (at, address) = peer.state().failed.clone()?;
+        let moved = self.cluster.node(&peer.id).is_some_and(|now| now.address != address);
+        (!moved).then_some(at)
     }
 
     /// Tries to connect to `node` unless it is connected: what keeps connections up without traffic.
@@ -185,7 +214,7 @@ impl Peers {
         let peer = self.peer(node);
         if peer.connected().is_none()
             && let Ok(_connecting) = peer.connecting.try_lock()
-            && !peer.failed_lately()
+            && !self.failed_lately(&peer)
         {
             // The outcome is kept in the peer's state.
             drop(self.connect_now(&peer).await);
@@ -215,7 +244,7 @@ impl Peers {
     /// Whether a request to `node` has a chance: a connection stands, or the latest attempt did not fail.
     pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
         let peer = self.peer(node);
-        peer.connected().is_some() || peer.failed().is_none()
+        peer.connected().is_some() || self.failed(&peer).is_none()
     }
 
     /// Smoothed time of a call to `node`.
@@ -248,16 +277,6 @@ impl Peer {
 
     fn connected(&self) -> Option<Connection> {
         self.state().connection.as_ref().filter(|connection| !connection.is_closed()).cloned()
-    }
-
-    /// Why the latest attempt to connect failed, if it did.
-    fn failed(&self) -> Option<String> {
-        let state = self.state();
-        state.failed_at.map(|_| state.last_error.clone())
-    }
-
-    fn failed_lately(&self) -> bool {
-        self.state().failed_at.is_some_and(|at| at.elapsed() < RETRY_AFTER)
     }
 
     /// An eighth of each new sample, as TCP smooths its round trip time.

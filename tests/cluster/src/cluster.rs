@@ -10,9 +10,7 @@ use dynkv_net::{
 };
 use dynkv_node::{Node, NodeConfig, StartError};
 use dynkv_proto::{BucketChange, NodeInfo, Status, StatusReply};
-use dynkv_ring::{
-    Change, Entry, Founding, History, Member, Membership, NodeId, PartitionCount, Position,
-};
+use dynkv_ring::{Change, Entry, Founding, History, Member, Membership, NodeId, PartitionCount, Position};
 use tempfile::TempDir;
 
 use crate::{

@@ -1,5 +1,7 @@
 //! Founding a cluster, and who is not part of it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use dynkv_net::Role;
 use dynkv_node::NotServing;
@@ -21,7 +23,8 @@ async fn before_the_founding_nothing_is_served() {
     assert!(error.to_string().contains("dyn cluster create"), "{error}");
     assert_refused(client.put("b", "k", "v").await, FailureCode::NotServing);
     let change = dynkv_tests::cluster::bucket_change("b", "r=1").to_change();
-    assert_refused(client.propose(change, Vec::new()).await, FailureCode::NotServing);
+    let proposed = client.propose(change, Vec::new()).timeout(Duration::from_millis(500)).await;
+    assert_refused(proposed, FailureCode::NotServing);
     let mut list = client.list("b");
     assert_refused(list.next().await.unwrap(), FailureCode::NotServing);
     assert!(!list.is_complete());
@@ -50,7 +53,8 @@ async fn an_administrator_founds_over_the_wire_and_all_members_learn_of_it() {
     admin.propose(founding, cluster.addresses()).at(second).await.unwrap();
     cluster.settled().await;
     admin.put("b", "k", "v").w(3).await.unwrap();
-    // The one who connected before the founding, too.
+    // The one who connected before the founding, too, once it has looked.
+    writer.refresh().await.unwrap();
     assert_eq!(read(&writer, "b", "k").await, ["v"]);
 }
 
@@ -62,7 +66,8 @@ async fn a_cluster_is_founded_once() {
     let other = Founding { replicas: 2, ..cluster.founding() };
     for founding in [cluster.founding(), other] {
         for node in cluster.running() {
-            let again = admin.propose(Change::Found(founding.clone()), cluster.addresses()).to(node.id()).await;
+            let again =
+                admin.propose(Change::Found(founding.clone()), cluster.addresses()).to(node.id()).await;
             let error = assert_refused(again, FailureCode::Invalid);
             assert!(error.to_string().contains("founded already, with 3 members"), "{error}");
         }

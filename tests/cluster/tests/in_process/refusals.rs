@@ -101,13 +101,18 @@ async fn bad_bucket_changes_are_refused() {
     let foreign = Change::Other { kind: BUCKET_CHANGE_KIND + 1, payload: Vec::new() };
     let join = Change::Join(dynkv_ring::Member::new(id("n9")));
     let mut changes = vec![garbage, foreign, join];
-    changes.extend([("b", "w=4"), ("b", "r=0"), ("b", "w=1 dw=2"), ("a/b", "r=1"), ("", "r=1")].map(
-        |(bucket, properties)| bucket_change(bucket, properties).to_change(),
-    ));
+    changes.extend(
+        [("b", "w=4"), ("b", "r=0"), ("b", "w=1 dw=2"), ("a/b", "r=1"), ("", "r=1")]
+            .map(|(bucket, properties)| bucket_change(bucket, properties).to_change()),
+    );
     for change in changes {
         let shown = format!("{change:?}");
         let error = admin.propose(change, Vec::new()).await.expect_err(&shown);
-        assert_eq!((error.code(), error.outcome()), (Some(FailureCode::Invalid), Outcome::NotDone), "{shown}");
+        assert_eq!(
+            (error.code(), error.outcome()),
+            (Some(FailureCode::Invalid), Outcome::NotDone),
+            "{shown}"
+        );
     }
     assert_eq!(admin.refresh().await.unwrap().digest(), before);
 }

@@ -30,7 +30,10 @@ async fn any_node_of_a_larger_cluster_answers_for_any_key() {
             let (reply, body) = peer.ask(&Get { r: Some(3), ..get("b", key) }, Bytes::new()).await.unwrap();
             assert_eq!((reply.replicas, reply.homes), (3, 3), "{key} at {node}");
             assert_eq!(split(&reply, body), ["value"], "{key} at {node}");
-            assert_eq!((reply.versions[0].actor, reply.versions[0].counter), (put_reply.actor, put_reply.counter));
+            assert_eq!(
+                (reply.versions[0].actor, reply.versions[0].counter),
+                (put_reply.actor, put_reply.counter)
+            );
         }
     }
     // The client library finds the homes by itself.
@@ -96,8 +99,7 @@ async fn a_retry_does_not_bring_back_what_was_overwritten() {
     let (homes, _) = cluster.homes("b", b"k");
     let client = cluster.client(Role::Writer).await;
     let first = put_at(&cluster, homes[0], &Put { w: Some(3), ..put("b", "k", 7, b"old") }, "old").await;
-    let overwrite =
-        Put { context: first.context.clone(), w: Some(3), ..put("b", "k", 8, b"new") };
+    let overwrite = Put { context: first.context.clone(), w: Some(3), ..put("b", "k", 8, b"new") };
     put_at(&cluster, homes[1], &overwrite, "new").await;
     for &home in &homes {
         let retry = Put { retry: true, ..put("b", "k", 7, b"old") };

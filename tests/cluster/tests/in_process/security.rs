@@ -152,7 +152,8 @@ async fn a_cluster_file_of_another_authority_or_time_says_so() {
     let issued = stranger.issue(&client_name(Role::Reader), Validity::default()).unwrap();
 
     let connect = async |file: ClusterFile| Client::connect(&file).await.expect_err("connected").to_string();
-    let mixed = ClusterFile { certificate: issued.cert_pem.clone(), key: issued.key_pem.clone(), ..good.clone() };
+    let mixed =
+        ClusterFile { certificate: issued.cert_pem.clone(), key: issued.key_pem.clone(), ..good.clone() };
     let message = connect(mixed.clone()).await;
     assert!(message.contains("not issued by this cluster's CA"), "{message}");
     let whole = ClusterFile { ca: stranger.cert_pem().into(), ..mixed };
@@ -223,10 +224,7 @@ async fn no_client_may_act_as_a_node() {
     let peer = cluster.connect(id("n1"), Role::Admin).await;
     let (bucket, key, stamp) = (String::from("b"), dynkv_proto::Blob::from("k"), Stamp::default());
     let frames = [
-        Frame::new(
-            &ReplicaGet { bucket: bucket.clone(), key: key.clone(), stamp, have: None },
-            Bytes::new(),
-        ),
+        Frame::new(&ReplicaGet { bucket: bucket.clone(), key: key.clone(), stamp, have: None }, Bytes::new()),
         Frame::new(
             &ReplicaPut { bucket: bucket.clone(), key: key.clone(), stamp, durable: false },
             dynkv_proto::State::default().encode(),
@@ -287,7 +285,9 @@ async fn broken_framing_costs_its_sender_the_connection_and_nobody_else_anything
     let good = cluster.connect(node, Role::Writer).await;
     let issued = cluster.issue(&client_name(Role::Writer));
     let to = cluster.node(node).local_addr();
-    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\xff\xff\xff\xff\0\0\0\0", &[0; 100], &a_whole_get()[..30]] {
+    for bytes in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\0\xff\xff\xff\xff\0\0\0\0", &[0; 100], &a_whole_get()[..30]]
+    {
         let (_, reason) = send_raw(to, Some(&issued), bytes).await;
         assert!(!reason.is_empty(), "the connection stayed open after {bytes:?}");
         good.ask(&put("b", "k", 1, b"v"), Bytes::from_static(b"v")).await.unwrap();
