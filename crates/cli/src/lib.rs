@@ -2,6 +2,7 @@
 
 mod address;
 mod args;
+mod bench;
 mod commands;
 mod config;
 mod connection;

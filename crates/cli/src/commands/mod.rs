@@ -1,5 +1,6 @@
 //! One file for each command.
 
+pub(crate) mod bench;
 pub(crate) mod bucket;
 pub(crate) mod cert;
 pub(crate) mod cluster;

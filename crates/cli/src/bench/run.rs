@@ -1,0 +1,456 @@
+//! A phase, run.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dynkv_client::{Client, Error, Fetched, Stored};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::contexts::{Claim, Contexts};
+use super::keys::{Chooser, Inserts, Popularity, key};
+use super::process;
+use super::stats::{Operation, Stats};
+use super::turns::{Turn, Turns};
+use super::values::{ValueBytes, Values};
+use super::workload::{Action, Phase};
+use crate::commands::put::{WriteQuorum, with_quorum};
+use crate::error::CliError;
+
+/// After so many failures and no success a phase is broken off.
+const FAILURES_MAX: u64 = 100;
+/// A put whose key is being written draws another key so often before it waits.
+const DRAWS_MAX: u32 = 16;
+/// How many keys a listing returns at most.
+const LIST_KEYS: u32 = 100;
+const TICK: Duration = Duration::from_millis(100);
+
+/// What is measured, and how.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) bucket: String,
+    pub(crate) keys: u64,
+    pub(crate) value_bytes: ValueBytes,
+    /// Each phase's own when absent.
+    pub(crate) popularity: Option<Popularity>,
+    pub(crate) connections: u16,
+    /// Per connection.
+    pub(crate) in_flight: u16,
+    /// Of each phase except the load, which takes as long as it takes.
+    pub(crate) time: Duration,
+    pub(crate) warm_up: Duration,
+    /// Operations per second; as many as possible when absent.
+    pub(crate) rate: Option<f64>,
+    pub(crate) r: Option<u8>,
+    pub(crate) pr: Option<u8>,
+    pub(crate) write_quorum: WriteQuorum,
+    pub(crate) seed: u64,
+}
+
+/// How a phase went.
+#[derive(Clone, Debug)]
+pub(crate) struct Measured {
+    pub(crate) phase: Phase,
+    /// From the first operation's begin to the last one's end, without the warm-up.
+    pub(crate) elapsed: Duration,
+    pub(crate) stats: Stats,
+    pub(crate) client_cpu: Option<Duration>,
+    pub(crate) client_rss_bytes: Option<u64>,
+    /// Of the nodes on this machine whose processes are known, together; so are the next ones.
+    pub(crate) nodes_cpu: Option<Duration>,
+    pub(crate) nodes_rss_bytes: Option<u64>,
+    /// On the disks of all nodes, at the end of the phase.
+    pub(crate) disk_bytes: Option<u64>,
+    /// Keys and values that clients have stored, each counted once. Only known if all were loaded by this run.
+    pub(crate) user_bytes: Option<u64>,
+}
+
+/// A benchmark under way.
+#[derive(Debug)]
+pub(crate) struct Bench {
+    settings: Arc<Settings>,
+    clients: Vec<Client>,
+    /// Of the nodes' processes, as far as they are on this machine.
+    pids: Vec<u32>,
+    contexts: Arc<Contexts>,
+    values: Arc<Values>,
+    inserts: Arc<Inserts>,
+    /// Whether the bucket was empty at the beginning, so that new keys need not be read first.
+    was_empty: bool,
+    user_bytes: Option<u64>,
+}
+
+impl Bench {
+    /// `clients` must be as many as there are connections.
+    pub(crate) async fn new(
+        settings: Settings,
+        clients: Vec<Client>,
+        pids: Vec<u32>,
+    ) -> Result<Bench, CliError> {
+        let mut bucket_empty = true;
+        if let Some(client) = clients.first() {
+            let mut list = client.list(&settings.bucket).page_keys(1);
+            while bucket_empty && let Some(page) = list.next().await {
+                let page = page.map_err(CliError::of(format!("listing bucket {}", settings.bucket)))?;
+                bucket_empty = page.keys.is_empty();
+            }
+        }
+        let limit = clients
+            .first()
+            .map_or(u32::MAX, |client| client.view().buckets().get(&settings.bucket).value_bytes_max);
+        let mut rng = SmallRng::seed_from_u64(settings.seed);
+        let values = Values::new(settings.value_bytes, limit, &mut rng)
+            .map_err(|error| CliError::Usage(error.to_string()))?;
+        Ok(Bench {
+            contexts: Arc::new(Contexts::new(settings.keys)),
+            inserts: Arc::new(Inserts::new(settings.keys)),
+            values: Arc::new(values),
+            settings: Arc::new(settings),
+            clients,
+            pids,
+            was_empty: bucket_empty,
+            user_bytes: None,
+        })
+    }
+
+    /// Whether there is anything to read before something was loaded.
+    pub(crate) fn was_empty(&self) -> bool {
+        self.was_empty
+    }
+
+    /// Runs a phase, after its warm-up.
+    pub(crate) async fn phase(&mut self, phase: Phase) -> Result<Measured, CliError> {
+        let Settings { time, warm_up, keys, .. } = *self.settings;
+        if phase == Phase::Load {
+            let measured = self.measure(phase, Arc::new(Turns::counted(keys)), Some(keys)).await?;
+            if self.was_empty {
+                self.user_bytes = Some(measured.stats.inserted_bytes);
+            }
+            return Ok(Measured { user_bytes: self.user_bytes, ..measured });
+        }
+        if !warm_up.is_zero() {
+            let warmed = self.measure(phase, self.turns(warm_up), None).await?;
+            self.add_inserted(&warmed);
+        }
+        let measured = self.measure(phase, self.turns(time), None).await?;
+        self.add_inserted(&measured);
+        Ok(Measured { user_bytes: self.user_bytes, ..measured })
+    }
+
+    fn add_inserted(&mut self, measured: &Measured) {
+        self.user_bytes = self.user_bytes.map(|bytes| bytes + measured.stats.inserted_bytes);
+    }
+
+    fn workers(&self) -> usize {
+        self.clients.len() * usize::from(self.settings.in_flight)
+    }
+
+    fn turns(&self, time: Duration) -> Arc<Turns> {
+        let turns = match self.settings.rate {
+            None => Turns::until(Instant::now() + time),
+            // As long again: what could not begin by then shows well enough that the rate is too high.
+            Some(rate) => Turns::at_rate(rate, time, self.workers(), time),
+        };
+        Arc::new(turns)
+    }
+
+    async fn measure(
+        &self,
+        phase: Phase,
+        turns: Arc<Turns>,
+        count: Option<u64>,
+    ) -> Result<Measured, CliError> {
+        let popularity = self.settings.popularity.unwrap_or(phase.popularity());
+        let work = Arc::new(Work {
+            settings: self.settings.clone(),
+            phase,
+            chooser: Chooser::new(popularity, self.settings.keys),
+            contexts: self.contexts.clone(),
+            values: self.values.clone(),
+            inserts: self.inserts.clone(),
+            was_empty: self.was_empty,
+            turns: turns.clone(),
+            stats: Mutex::new(Stats::default()),
+        });
+        let client_before = process::own_cpu();
+        let nodes_before = process::usage(&self.pids);
+        let started = Instant::now();
+        turns.keep_time();
+        let mut workers = JoinSet::new();
+        for (connection, client) in self.clients.iter().enumerate() {
+            for place in 0..self.settings.in_flight {
+                let number = connection as u64 * u64::from(self.settings.in_flight) + u64::from(place);
+                let rng = SmallRng::seed_from_u64(seed_of(self.settings.seed, phase, number));
+                workers.spawn(work.clone().run(client.clone(), rng));
+            }
+        }
+        let bar = bar(phase, count);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                ended = workers.join_next() => match ended {
+                    None => break,
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => return Err(CliError::Refused(format!(
+                        "phase {phase} was broken off by a defect of this program ({error}): please report it"
+                    ))),
+                },
+                _ = tick.tick() => self.show(&bar, count, started, &work),
+            }
+        }
+        bar.finish_and_clear();
+        let elapsed = started.elapsed();
+        let (client_after, nodes_after) = (process::own_cpu(), process::usage(&self.pids));
+
+        let mut stats = work.stats().clone();
+        stats.not_begun = turns.left_out().count() as u64;
+        if stats.done == 0
+            && let Some(error) = stats.first_error
+        {
+            return Err(CliError::of(format!("phase {phase}"))(error));
+        }
+        let own_usage = process::usage(&[std::process::id()]);
+        Ok(Measured {
+            phase,
+            elapsed,
+            stats,
+            client_cpu: client_after.zip(client_before).map(|(after, before)| after.saturating_sub(before)),
+            client_rss_bytes: own_usage.map(|usage| usage.rss_bytes),
+            nodes_cpu: nodes_after
+                .zip(nodes_before)
+                .map(|(after, before)| after.cpu.saturating_sub(before.cpu)),
+            nodes_rss_bytes: nodes_after.map(|usage| usage.rss_bytes),
+            disk_bytes: self.disk_bytes().await,
+            user_bytes: None,
+        })
+    }
+
+    fn show(&self, bar: &ProgressBar, count: Option<u64>, started: Instant, work: &Work) {
+        let (done, errors) = {
+            let stats = work.stats();
+            (stats.done, stats.errors())
+        };
+        match count {
+            Some(_) => bar.set_position(done + errors),
+            None => bar.set_position(started.elapsed().as_millis() as u64),
+        }
+        let rate = done as f64 / started.elapsed().as_secs_f64().max(0.001);
+        let failed = if errors > 0 { format!(", {errors} failed") } else { String::new() };
+        bar.set_message(format!("{rate:.0} ops/s{failed}"));
+        if count.is_none() {
+            bar.set_length(self.settings.time.as_millis() as u64);
+        }
+    }
+
+    /// What the nodes say that they occupy; nothing when one does not answer.
+    async fn disk_bytes(&self) -> Option<u64> {
+        let client = self.clients.first()?;
+        let mut total = 0;
+        for state in client.view().membership().members() {
+            total += client.status(state.member.id).await.ok()?.disk_bytes;
+        }
+        Some(total)
+    }
+}
+
+/// Different for every worker of every phase, and the same in every run.
+fn seed_of(seed: u64, phase: Phase, worker: u64) -> u64 {
+    let phase = phase.name().bytes().fold(0, |sum: u64, byte| sum.wrapping_mul(31) + u64::from(byte));
+    seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ (phase << 32) ^ worker
+}
+
+/// Shown on a terminal only.
+fn bar(phase: Phase, count: Option<u64>) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(count.unwrap_or(1)), ProgressDrawTarget::stderr());
+    // The template is one of ours; with the default style nothing but its looks would be lost.
+    if let Ok(style) = ProgressStyle::with_template("{prefix:>10} {bar:30} {percent:>3} % {msg}") {
+        bar.set_style(style);
+    }
+    bar.set_prefix(format!("phase {phase}"));
+    bar
+}
+
+/// What the workers of a phase share.
+#[derive(Debug)]
+struct Work {
+    settings: Arc<Settings>,
+    phase: Phase,
+    chooser: Chooser,
+    contexts: Arc<Contexts>,
+    values: Arc<Values>,
+    inserts: Arc<Inserts>,
+    was_empty: bool,
+    turns: Arc<Turns>,
+    stats: Mutex<Stats>,
+}
+
+impl Work {
+    fn stats(&self) -> MutexGuard<'_, Stats> {
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn run(self: Arc<Self>, client: Client, mut rng: SmallRng) {
+        while let Some(turn) = self.turns.next().await {
+            let ended = match self.phase.draw(&mut rng) {
+                Action::Get => self.get(&client, turn, &mut rng).await,
+                Action::Update => self.update(&client, turn, &mut rng).await,
+                Action::Insert => self.insert(&client, turn, &mut rng).await,
+                Action::List => self.list(&client, turn).await,
+                Action::Modify => self.modify(&client, turn, &mut rng).await,
+            };
+            let mut stats = self.stats();
+            match ended {
+                Ok((operation, begun)) => stats.done(operation, begun.elapsed()),
+                Err(error) => stats.failed(&error),
+            }
+            if stats.done == 0 && stats.errors() >= FAILURES_MAX {
+                break;
+            }
+        }
+    }
+
+    /// A key that should be there.
+    fn draw_key(&self, rng: &mut SmallRng) -> u64 {
+        self.chooser.draw(self.inserts.settled().max(1), rng)
+    }
+
+    async fn read(&self, client: &Client, number: u64) -> Result<Fetched, Error> {
+        let mut get = client.get(&self.settings.bucket, key(number));
+        if let Some(r) = self.settings.r {
+            get = get.r(r);
+        }
+        if let Some(pr) = self.settings.pr {
+            get = get.pr(pr);
+        }
+        get.await
+    }
+
+    async fn write(
+        &self,
+        client: &Client,
+        number: u64,
+        context: Option<&dynkv_client::Context>,
+        value: Bytes,
+    ) -> Result<Stored, Error> {
+        let mut put = client.put(&self.settings.bucket, key(number), value);
+        if let Some(context) = context {
+            put = put.context(context);
+        }
+        with_quorum!(put, self.settings.write_quorum).await
+    }
+
+    async fn get(
+        &self,
+        client: &Client,
+        turn: Turn,
+        rng: &mut SmallRng,
+    ) -> Result<(Operation, Instant), Error> {
+        let number = self.draw_key(rng);
+        let begun = turn.intended.unwrap_or_else(Instant::now);
+        let seen = self.contexts.before_read(number);
+        let fetched = self.read(client, number).await?;
+        self.stats().got(fetched.siblings.len());
+        if fetched.siblings.len() > 1 {
+            // Whoever reads siblings replaces them with the next put.
+            self.contexts.read(number, seen, fetched.context);
+        }
+        Ok((Operation::Get, begun))
+    }
+
+    async fn update(
+        &self,
+        client: &Client,
+        turn: Turn,
+        rng: &mut SmallRng,
+    ) -> Result<(Operation, Instant), Error> {
+        let mut claim = None;
+        for _ in 0..DRAWS_MAX {
+            claim = self.contexts.try_claim(self.draw_key(rng));
+            if claim.is_some() {
+                break;
+            }
+        }
+        let claim = match claim {
+            Some(claim) => claim,
+            None => self.contexts.claim(self.draw_key(rng)).await,
+        };
+        self.put(client, turn, &claim, false, rng).await.map(|(begun, _)| (Operation::Put, begun))
+    }
+
+    async fn insert(
+        &self,
+        client: &Client,
+        turn: Turn,
+        rng: &mut SmallRng,
+    ) -> Result<(Operation, Instant), Error> {
+        let loading = self.phase == Phase::Load;
+        let number = if loading { turn.number } else { self.inserts.begin() };
+        let claim = self.contexts.claim(number).await;
+        let put = self.put(client, turn, &claim, self.was_empty, rng).await;
+        if !loading {
+            self.inserts.end(number);
+        }
+        let (begun, bytes) = put?;
+        self.stats().inserted_bytes += bytes;
+        Ok((Operation::Put, begun))
+    }
+
+    /// Writes a key under the freshest context; when it began, and how many bytes were written. A key whose context is not
+    /// known is read first, unless it is `new`.
+    async fn put(
+        &self,
+        client: &Client,
+        turn: Turn,
+        claim: &Claim,
+        new: bool,
+        rng: &mut SmallRng,
+    ) -> Result<(Instant, u64), Error> {
+        let mut context = claim.context();
+        if context.is_none() && !new {
+            self.stats().contexts_read += 1;
+            context = Some(self.read(client, claim.key).await?.context);
+        }
+        let value = self.values.draw(rng);
+        let bytes = (key(claim.key).len() + value.len()) as u64;
+        let begun = turn.intended.unwrap_or_else(Instant::now);
+        match self.write(client, claim.key, context.as_ref(), value).await {
+            Ok(stored) => {
+                claim.wrote(Some(stored.context));
+                Ok((begun, bytes))
+            }
+            Err(error) => {
+                // What it may have written is not covered by what was known: it is read before the next put.
+                claim.wrote(None);
+                Err(error)
+            }
+        }
+    }
+
+    async fn list(&self, client: &Client, turn: Turn) -> Result<(Operation, Instant), Error> {
+        let begun = turn.intended.unwrap_or_else(Instant::now);
+        let mut list = client.list(&self.settings.bucket).page_keys(LIST_KEYS).concurrency(1);
+        list.next().await.transpose()?;
+        Ok((Operation::List, begun))
+    }
+
+    async fn modify(
+        &self,
+        client: &Client,
+        turn: Turn,
+        rng: &mut SmallRng,
+    ) -> Result<(Operation, Instant), Error> {
+        let number = self.draw_key(rng);
+        let begun = turn.intended.unwrap_or_else(Instant::now);
+        let fetched = self.read(client, number).await?;
+        self.stats().got(fetched.siblings.len());
+        let written = self.write(client, number, Some(&fetched.context), self.values.draw(rng)).await;
+        // Others may do the same at the same time, which is what makes siblings here: no context is the freshest.
+        self.contexts.forget(number);
+        written.map(|_| (Operation::Rmw, begun))
+    }
+}
