@@ -161,8 +161,12 @@ async fn a_deadline_is_kept_and_what_is_left_of_it_is_told() {
 async fn reads_go_on_to_other_nodes_and_then_avoid_the_bad_one() {
     let cluster = FakeCluster::founded(3).await;
     let client = cluster.client().await;
-    client.get("b", "k").await.unwrap();
-    let first = cluster.asked(kinds::GET)[0];
+    // Until all are known and one has shown to be the fastest.
+    for _ in 0..50 {
+        client.get("b", "k").await.unwrap();
+    }
+    let first = *cluster.asked(kinds::GET).last().unwrap();
+    cluster.with(|shared| shared.log.clear());
     cluster.script(first, |frame| {
         (frame.kind == kinds::GET).then(|| Reaction::Answer(perhaps(FailureCode::Storage)))
     });
@@ -170,7 +174,7 @@ async fn reads_go_on_to_other_nodes_and_then_avoid_the_bad_one() {
         client.get("b", "k").await.unwrap();
     }
     let asked = cluster.asked(kinds::GET);
-    let bad = asked[1..].iter().filter(|&&id| id == first).count();
+    let bad = asked.iter().filter(|&&id| id == first).count();
     assert!(bad <= 2, "the failing node was asked {bad} times");
 }
 
