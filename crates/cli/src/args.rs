@@ -8,7 +8,7 @@ use clap::{Parser, Subcommand};
 use crate::commands;
 use crate::error::CliError;
 use crate::exit::{self, Exit};
-use crate::output;
+use crate::{logging, output};
 
 /// An always writable, masterless key-value store
 ///
@@ -43,6 +43,12 @@ pub(crate) enum Command {
 
 impl Command {
     pub(crate) fn run(self) -> Result<Exit, CliError> {
+        logging::start(match self {
+            Command::Node(_) => "info",
+            // Clients that come and go break off handshakes; nobody at this terminal needs to know.
+            Command::Dev(_) => "warn,dynkv_net=error",
+            _ => "off",
+        })?;
         match self {
             Command::Dev(command) => command.run(),
             Command::Put(command) => command.run(),

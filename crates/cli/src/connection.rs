@@ -22,9 +22,9 @@ pub(crate) struct Connection {
         help_heading = "Connection"
     )]
     cluster: Option<PathBuf>,
-    /// How long each request may take, for example 5s or 500ms
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_duration, help_heading = "Connection")]
-    timeout: Duration,
+    /// How long each request may take, for example 500ms [default: 5s; for import, whose requests queue, 30s]
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Connection")]
+    timeout: Option<Duration>,
 }
 
 impl Connection {
@@ -42,10 +42,15 @@ impl Connection {
 
     /// A client of the cluster that `file` describes.
     pub(crate) async fn client_of(&self, file: &ClusterFile) -> Result<Client, CliError> {
-        Ok(Client::with_options(file, Options { timeout: self.timeout, ..Options::default() }).await?)
+        let mut options = Options::default();
+        if let Some(timeout) = self.timeout {
+            options.timeout = timeout;
+        }
+        Ok(Client::with_options(file, options).await?)
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
+    /// The time that --timeout gives each request.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
         self.timeout
     }
 }

@@ -117,7 +117,7 @@ impl Set {
     /// Waits until every node that answers has the change, so that the next command finds it wherever it asks. A node that
     /// is down learns it when it is back.
     async fn wait_everywhere(&self, client: &Client) {
-        let deadline = Instant::now() + self.connection.timeout();
+        let deadline = Instant::now() + client.options().timeout;
         loop {
             // Others may change the history meanwhile: then theirs is what the nodes have.
             let view = client.refresh().await.unwrap_or_else(|_| client.view());

@@ -16,12 +16,17 @@ use crate::address::show_key;
 use crate::connection::{Connection, block_on};
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::import::pass::{self, End, Told};
+use crate::import::pass::{self, End, Limits, Told};
 use crate::import::source::Source;
 use crate::import::{Entry, ItemError, Target};
 use crate::output;
 use crate::signals::Stop;
 
+/// An import keeps the nodes busy: its requests may wait longer than one that somebody waits for.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// So many bytes of values are under way at a time, however many entries may be: large ones would hold each other up until
+/// all are late.
+const IN_FLIGHT_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// So many failures one after the other are the cluster's or the file's, not the entries'.
 const FAILURES_IN_A_ROW_MAX: u32 = 50;
 /// So many keys are remembered as failed, or as read back differently; with more the import is broken off.
@@ -39,7 +44,7 @@ pub(crate) struct Import {
     /// The bucket to import to
     #[arg(long, value_name = "BUCKET", default_value = DEFAULT_BUCKET)]
     bucket: String,
-    /// How many entries are written at a time
+    /// How many entries are written at a time; fewer when they are large
     #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=1024))]
     concurrency: u16,
     /// Afterwards read back everything that was accepted, and compare
@@ -107,6 +112,14 @@ impl Import {
         })
     }
 
+    fn timeout(&self) -> Duration {
+        self.connection.timeout().unwrap_or(TIMEOUT)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { entries: self.concurrency.into(), bytes: IN_FLIGHT_BYTES_MAX }
+    }
+
     async fn write_all(
         &self,
         client: &Client,
@@ -115,7 +128,7 @@ impl Import {
         tally: &mut Tally,
         stop: &mut Stop,
     ) -> End {
-        let write = |entry: Entry| write(client.clone(), self.bucket.clone(), entry);
+        let write = |entry: Entry| write(client.clone(), self.bucket.clone(), entry, self.timeout());
         let told = |told: Told<Result<Written, Error>>| {
             bar.set_position(told.read_bytes.max(bar.position()));
             let problem = tally.written(told);
@@ -128,7 +141,7 @@ impl Import {
         let interrupted = async {
             stop.recv().await;
         };
-        pass::run(items, self.concurrency.into(), write, told, interrupted).await
+        pass::run(items, self.limits(), write, told, interrupted).await
     }
 
     async fn verify_all(
@@ -143,8 +156,8 @@ impl Import {
         let failed = std::mem::take(&mut tally.failed);
         let read_back = |entry: Entry| {
             let skip = failed.contains(&entry.key);
-            let (client, bucket) = (client.clone(), self.bucket.clone());
-            async move { if skip { Ok(None) } else { holds(client, bucket, entry).await.map(Some) } }
+            let (client, bucket, timeout) = (client.clone(), self.bucket.clone(), self.timeout());
+            async move { if skip { Ok(None) } else { holds(client, bucket, entry, timeout).await.map(Some) } }
         };
         let told = |told: Told<Result<Option<bool>, Error>>| {
             bar.set_position(told.read_bytes.max(bar.position()));
@@ -158,7 +171,7 @@ impl Import {
         let interrupted = async {
             stop.recv().await;
         };
-        let end = pass::run(items, self.concurrency.into(), read_back, told, interrupted).await;
+        let end = pass::run(items, self.limits(), read_back, told, interrupted).await;
         tally.failed = failed;
         end
     }
@@ -314,21 +327,21 @@ impl Tally {
 }
 
 /// Writes an entry, unless the key holds just that.
-async fn write(client: Client, bucket: String, entry: Entry) -> Result<Written, Error> {
+async fn write(client: Client, bucket: String, entry: Entry, timeout: Duration) -> Result<Written, Error> {
     let Entry { key, value } = entry;
     let (key, value) = (Bytes::from(key), Bytes::from(value));
-    let current = client.get(&bucket, key.clone()).await?;
+    let current = client.get(&bucket, key.clone()).timeout(timeout).await?;
     if current.value() == Some(&value) {
         return Ok(Written::Unchanged);
     }
-    client.put(&bucket, key, value).context(&current.context).await?;
+    client.put(&bucket, key, value).context(&current.context).timeout(timeout).await?;
     let siblings = current.siblings.len();
     Ok(Written::Stored { siblings_replaced: if siblings > 1 { siblings } else { 0 } })
 }
 
 /// Whether the key holds the entry's value; beside it there may be what others have written meanwhile.
-async fn holds(client: Client, bucket: String, entry: Entry) -> Result<bool, Error> {
-    let current = client.get(&bucket, entry.key).await?;
+async fn holds(client: Client, bucket: String, entry: Entry, timeout: Duration) -> Result<bool, Error> {
+    let current = client.get(&bucket, entry.key).timeout(timeout).await?;
     Ok(current.siblings.iter().any(|sibling| sibling.value == entry.value))
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct Node {
 
 #[derive(Debug, Subcommand)]
 enum NodeCommand {
-    Start(Start),
+    Start(Box<Start>),
     Config(Config),
 }
 

@@ -32,13 +32,21 @@ pub(crate) enum End {
     Interrupted,
 }
 
-/// Acts on every entry, at most `concurrency` at a time, and tells of each when it is done. Entries of one key are acted
+/// How much is under way at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Limits {
+    pub(crate) entries: usize,
+    /// Of values; an entry larger than this goes alone.
+    pub(crate) bytes: u64,
+}
+
+/// Acts on every entry, several at a time within `limits`, and tells of each when it is done. Entries of one key are acted
 /// upon one after the other, in their order. When it ends early, what is under way is still brought to its end.
 ///
-/// Memory: twice `concurrency` entries.
+/// Memory: twice as many entries as may be under way.
 pub(crate) async fn run<T, F>(
     items: Box<dyn Iterator<Item = Item> + Send>,
-    concurrency: usize,
+    limits: Limits,
     act: impl Fn(Entry) -> F,
     mut told: impl FnMut(Told<T>) -> ControlFlow<()>,
     interrupt: impl Future<Output = ()>,
@@ -47,7 +55,7 @@ where
     T: Send + 'static,
     F: Future<Output = T> + Send + 'static,
 {
-    let (sender, mut receiver) = mpsc::channel(concurrency);
+    let (sender, mut receiver) = mpsc::channel(limits.entries);
     // Reading files blocks, and must not hold up the connections on this thread.
     let reader = thread::spawn(move || {
         for item in items {
@@ -59,16 +67,21 @@ where
     let mut interrupt = pin::pin!(interrupt);
     let mut tasks = JoinSet::new();
     let mut busy: BTreeSet<Vec<u8>> = BTreeSet::new();
-    // An entry whose key is being acted upon.
+    let mut busy_bytes = 0;
+    // An entry that must wait: its key is being acted upon, or too many bytes are.
     let mut held: Option<(Told<()>, Entry)> = None;
     let mut end = None;
     loop {
-        if let Some((about, entry)) = held.take_if(|(about, _)| !busy.contains(&about.key)) {
+        let fits = |bytes| busy.is_empty() || busy_bytes + bytes <= limits.bytes;
+        if let Some((about, entry)) =
+            held.take_if(|(about, _)| !busy.contains(&about.key) && fits(about.value_bytes))
+        {
             busy.insert(about.key.clone());
+            busy_bytes += about.value_bytes;
             let action = act(entry);
             tasks.spawn(async move { (about, action.await) });
         }
-        let may_read = end.is_none() && held.is_none() && tasks.len() < concurrency;
+        let may_read = end.is_none() && held.is_none() && tasks.len() < limits.entries;
         if !may_read && tasks.is_empty() {
             break;
         }
@@ -81,6 +94,7 @@ where
                 let (about, result) = joined.unwrap_or_else(|error| panic::resume_unwind(error.into_panic()));
                 let Told { place, read_bytes, key, value_bytes, .. } = about;
                 busy.remove(&key);
+                busy_bytes -= value_bytes;
                 told(Told { place, read_bytes, key, value_bytes, result: Ok(result) })
             }
             item = receiver.recv(), if may_read => match item {
@@ -128,6 +142,10 @@ mod tests {
         Item { place: format!("{key}:{value}"), read_bytes: 0, entry: Ok(entry) }
     }
 
+    fn at_most(entries: usize) -> Limits {
+        Limits { entries, bytes: u64::MAX }
+    }
+
     fn items(count: u32) -> Box<dyn Iterator<Item = Item> + Send> {
         Box::new((0..count).map(|n| item(&format!("k{}", n % 7), n)))
     }
@@ -153,7 +171,7 @@ mod tests {
         let mut told = 0;
         let end = run(
             items(70),
-            5,
+            at_most(5),
             act,
             |_: Told<()>| {
                 told += 1;
@@ -170,6 +188,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn bytes_under_way_are_bounded_but_a_large_entry_still_goes() {
+        let under_way = Arc::new(AtomicUsize::new(0));
+        let most = Arc::new(AtomicUsize::new(0));
+        let act = |entry: Entry| {
+            let (under_way, most) = (under_way.clone(), most.clone());
+            async move {
+                let bytes = entry.value.len();
+                most.fetch_max(under_way.fetch_add(bytes, Ordering::SeqCst) + bytes, Ordering::SeqCst);
+                yield_now().await;
+                under_way.fetch_sub(bytes, Ordering::SeqCst);
+            }
+        };
+        let sizes = [3, 3, 3, 20, 0, 3, 9, 3];
+        let items = sizes.into_iter().enumerate().map(|(n, size)| {
+            let entry = Entry { key: vec![n as u8], value: vec![0; size] };
+            Item { place: String::new(), read_bytes: 0, entry: Ok(entry) }
+        });
+        let mut told = 0;
+        let tell = |_: Told<()>| {
+            told += 1;
+            ControlFlow::Continue(())
+        };
+        let end = run(Box::new(items), Limits { entries: 4, bytes: 10 }, act, tell, pending()).await;
+        assert_eq!((end, told, most.load(Ordering::SeqCst)), (End::Finished, 8, 20));
+    }
+
+    #[tokio::test]
     async fn what_is_no_entry_is_told_too() {
         let bad = Item { place: "line 1".into(), read_bytes: 3, entry: Err(ItemError::EmptyKey) };
         let mut results = Vec::new();
@@ -177,7 +222,8 @@ mod tests {
             results.push(told.result);
             ControlFlow::Continue(())
         };
-        let end = run(Box::new([bad, item("k", 1)].into_iter()), 1, |_| ready(7), told, pending()).await;
+        let end =
+            run(Box::new([bad, item("k", 1)].into_iter()), at_most(1), |_| ready(7), told, pending()).await;
         assert_eq!(end, End::Finished);
         assert_eq!(results, [Err(ItemError::EmptyKey), Ok(7)]);
     }
@@ -192,7 +238,7 @@ mod tests {
         let mut told = 0;
         let end = run(
             items(u32::MAX),
-            3,
+            at_most(3),
             act,
             |_: Told<()>| {
                 told += 1;
@@ -205,9 +251,14 @@ mod tests {
         assert_eq!(told, started.load(Ordering::SeqCst), "something under way was dropped");
         assert!(told <= 3);
 
-        let end =
-            run(items(u32::MAX), 3, |_| yield_now(), |_: Told<()>| ControlFlow::Continue(()), ready(()))
-                .await;
+        let end = run(
+            items(u32::MAX),
+            at_most(3),
+            |_| yield_now(),
+            |_: Told<()>| ControlFlow::Continue(()),
+            ready(()),
+        )
+        .await;
         assert_eq!(end, End::Interrupted);
     }
 }
