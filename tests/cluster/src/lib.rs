@@ -2,4 +2,5 @@
 
 pub mod cluster;
 pub mod peer;
+pub mod process;
 pub mod wait;

@@ -1,0 +1,206 @@
+//! `dyn dev`, and every command against it.
+
+use std::path::{Path, PathBuf};
+
+use dynkv_tests::process::{Process, Ran, command, run};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::DYN;
+
+/// A home in which `dyn dev` runs.
+struct Home {
+    dir: TempDir,
+}
+
+impl Home {
+    fn new() -> Home {
+        Home { dir: tempfile::tempdir().unwrap() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Starts `dyn dev` and waits until it is ready.
+    fn dev(&self) -> Process {
+        let mut dev = Process::start(command(DYN, self.dir.path()).args(["dev", "--json"]));
+        let ready: Value = serde_json::from_str(&dev.wait_for("ready")).unwrap();
+        assert_eq!(ready["nodes"].as_array().unwrap().len(), 3);
+        dev
+    }
+
+    fn run(&self, args: &[&str]) -> Ran {
+        run(command(DYN, self.dir.path()).args(args))
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let ran = self.run(&[args, &["--json"]].concat());
+        serde_json::from_slice(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
+    }
+
+    fn cluster_file(&self) -> PathBuf {
+        self.path("data/dynkv/dev/cluster.toml")
+    }
+}
+
+fn stop(mut dev: Process) {
+    dev.terminate();
+    let (status, errors) = dev.ended();
+    assert_eq!(status.code(), Some(0), "{errors}");
+    assert!(errors.contains("stopping on SIGTERM"), "{errors}");
+}
+
+#[test]
+fn values_go_in_and_come_out_and_outlive_a_restart() {
+    let home = Home::new();
+    let dev = home.dev();
+    home.run(&["put", "carts/alice", "2 apples"]).ok();
+    assert_eq!(home.run(&["get", "carts/alice"]).stdout, b"2 apples");
+    home.run(&["put", "alone", "in the default bucket"]).ok();
+    assert_eq!(home.json(&["get", "default/alone"])["siblings"][0]["value"], "in the default bucket");
+
+    let bytes: Vec<u8> = (0..=255).collect();
+    std::fs::write(home.path("in"), &bytes).unwrap();
+    home.run(&["put", "b/bytes", &format!("@{}", home.path("in").display())]).ok();
+    assert_eq!(home.run(&["get", "b/bytes"]).stdout, bytes);
+    home.run(&["get", "b/bytes", "-o", home.path("out").to_str().unwrap()]).ok();
+    assert_eq!(std::fs::read(home.path("out")).unwrap(), bytes);
+
+    home.run(&["put", "carts/bob", "x"]).ok();
+    home.run(&["delete", "carts/bob"]).ok();
+    let gone = home.run(&["get", "carts/bob"]);
+    assert_eq!((gone.code, gone.stdout.len()), (Some(1), 0), "{gone:?}");
+    home.run(&["delete", "carts/bob"]).fails(1, "nothing was deleted");
+    let absent = home.json(&["get", "carts/bob"]);
+    assert!(absent["siblings"].as_array().unwrap().is_empty());
+    let context = absent["context"].as_str().unwrap();
+    home.run(&["put", "carts/bob", "back", "--context", context]).ok();
+
+    let listed = home.run(&["ls", "carts"]);
+    let mut keys: Vec<_> = std::str::from_utf8(&listed.stdout).unwrap().lines().collect();
+    keys.sort_unstable();
+    assert_eq!((listed.code, keys), (Some(0), vec!["alice", "bob"]));
+    assert!(listed.stderr.contains("complete") && !listed.stderr.contains("incomplete"), "{}", listed.stderr);
+    stop(dev);
+
+    let dev = home.dev();
+    assert_eq!(home.run(&["get", "carts/alice"]).stdout, b"2 apples");
+    stop(dev);
+}
+
+#[test]
+fn siblings_are_listed_and_resolved() {
+    let home = Home::new();
+    let _dev = home.dev();
+    home.run(&["put", "b/k", "one", "--blind"]).ok();
+    home.run(&["put", "b/k", "two", "--blind"]).ok();
+    let both = home.run(&["get", "b/k"]);
+    assert_eq!((both.code, both.stdout.len()), (Some(4), 0), "{both:?}");
+    assert!(both.stderr.contains("2 siblings") && both.stderr.contains("--context TOKEN"), "{}", both.stderr);
+
+    let shown = home.json(&["get", "b/k"]);
+    let mut values: Vec<_> =
+        shown["siblings"].as_array().unwrap().iter().map(|s| s["value"].as_str().unwrap()).collect();
+    values.sort_unstable();
+    assert_eq!(values, ["one", "two"]);
+    let context = shown["context"].as_str().unwrap();
+
+    // Damaged on the way, or another key's: refused, and nothing changes.
+    home.run(&["put", "b/k", "x", "--context", &context[..context.len() - 3]]).fails(2, "--context");
+    let flipped = context.replacen(&context[10..11], if &context[10..11] == "A" { "B" } else { "A" }, 1);
+    home.run(&["put", "b/k", "x", "--context", &flipped]).fails(2, "context");
+    home.run(&["put", "b/other", "x", "--context", context]).fails(2, "another key");
+    assert_eq!(home.run(&["get", "b/k"]).code, Some(4));
+
+    home.run(&["put", "b/k", "three", "--context", context]).ok();
+    assert_eq!(home.run(&["get", "b/k"]).stdout, b"three");
+    // Without a context `put` reads first, and says what it replaced.
+    home.run(&["put", "b/k", "four", "--blind"]).ok();
+    let replaced = home.run(&["put", "b/k", "five"]);
+    assert!(replaced.stderr.contains("replaced 2 siblings"), "{replaced:?}");
+    assert_eq!(home.run(&["get", "b/k"]).stdout, b"five");
+}
+
+#[test]
+fn bad_input_is_one_line_with_the_right_exit_code() {
+    let home = Home::new();
+    let missing = home.path("none.toml");
+    home.run(&["get", "b/k"]).fails(2, "dyn dev");
+    home.run(&["get", "b/k", "--cluster", missing.to_str().unwrap()]).fails(2, "none.toml");
+
+    let dev = home.dev();
+    home.run(&["put", "b/k", "kept"]).ok();
+    home.run(&["put", "b/", "v"]).fails(2, "empty");
+    home.run(&["put", "b/k"]).fails(2, "VALUE");
+    home.run(&["get", "b/k", "-r", "4"]).fails(2, "above n = 3");
+    home.run(&["put", "b/k", "v", "-w", "4"]).fails(2, "above n = 3");
+    home.run(&["put", &format!("b/{}", "k".repeat(1025)), "v"]).fails(3, "the limit");
+    std::fs::write(home.path("large"), vec![0; 1024 * 1024 + 1]).unwrap();
+    home.run(&["put", "b/k", &format!("@{}", home.path("large").display())]).fails(3, "limit");
+    home.run(&["put", "b/k", "@/no/such/file"]).fails(2, "/no/such/file");
+    home.run(&["bucket", "set", "b", "q=1"]).fails(2, "no bucket property 'q'");
+    home.run(&["bucket", "set", "b", "w=4"]).fails(2, "w = 4 is above n = 3");
+    home.run(&["bucket", "set", "b", "conflict=maybe"]).fails(2, "siblings or lww");
+    home.run(&["bucket", "set", "b", "conflict=siblings"]).ok();
+    home.run(&["bucket", "set", "b", "conflict=lww"]).fails(2, "fixed when it was first set");
+    home.run(&["ring", "locate", "b/k"]).ok();
+    home.run(&["status"]).ok();
+    home.run(&["metrics"]).ok();
+    assert_eq!(home.run(&["get", "b/k"]).stdout, b"kept");
+
+    // Another one in the same folder, for other nodes, and a file of another cluster.
+    home.run(&["dev"]).fails(3, "already runs");
+    home.run(&["dev", "--nodes", "5"]).fails(2, "--nodes 3");
+    let file = std::fs::read_to_string(home.cluster_file()).unwrap();
+    let write = |text: String| std::fs::write(home.path("other.toml"), text).unwrap();
+    let other = home.path("other.toml");
+    let with = |args: &[&str]| home.run(&[args, &["--cluster", other.to_str().unwrap()]].concat());
+    write(file.replacen("cluster = \"dev\"", "cluster = \"prod\"", 1));
+    with(&["get", "b/k"]).fails(2, "of cluster 'prod'");
+    write(file[..file.len() / 2].to_owned());
+    with(&["get", "b/k"]).fails(2, "is not a cluster file");
+    let foreign = Home::new();
+    let foreign_dev = foreign.dev();
+    let stranger = std::fs::read_to_string(foreign.cluster_file()).unwrap();
+    stop(foreign_dev);
+    let seeds = |text: &str| text.lines().find(|line| line.starts_with("seeds")).map(str::to_owned);
+    if let (Some(theirs), Some(ours)) = (seeds(&stranger), seeds(&file))
+        && theirs.ends_with(']')
+    {
+        write(stranger.replacen(&theirs, &ours, 1));
+        with(&["get", "b/k"]).fails(6, "CA");
+    }
+    stop(dev);
+
+    home.run(&["get", "b/k", "--timeout", "500ms"]).fails(6, "no node of cluster 'dev' answers");
+    home.run(&["put", "b/k", "v", "--timeout", "500ms"]).fails(6, "no node of cluster 'dev' answers");
+}
+
+#[test]
+fn a_folder_is_imported_verified_and_imported_again_for_nothing() {
+    let home = Home::new();
+    let _dev = home.dev();
+    let tree = home.path("tree");
+    write_tree(&tree, 60);
+    std::fs::write(tree.join("too-large"), vec![0; 1024 * 1024 + 1]).unwrap();
+    let tree = tree.to_str().unwrap();
+    let first = home.run(&["import", tree, "--bucket", "files", "--verify", "--json"]);
+    // What cannot be imported is named, and the rest goes on.
+    assert_eq!(first.code, Some(3), "{first:?}");
+    assert!(first.stderr.contains("too-large"), "{}", first.stderr);
+    let told: Value = serde_json::from_slice(&first.stdout).unwrap();
+    assert_eq!((&told["stored"], &told["verified"], &told["refused"]), (&60.into(), &60.into(), &1.into()));
+    let again = home.json(&["import", tree, "--bucket", "files"]);
+    assert_eq!((&again["stored"], &again["unchanged"]), (&0.into(), &60.into()));
+    assert_eq!(home.run(&["get", "files/d3/f3"]).stdout, b"file 3");
+}
+
+/// `count` small files in ten folders.
+pub(crate) fn write_tree(tree: &Path, count: usize) {
+    for number in 0..count {
+        let folder = tree.join(format!("d{}", number % 10));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join(format!("f{number}")), format!("file {number}")).unwrap();
+    }
+}

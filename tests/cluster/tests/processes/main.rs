@@ -1,0 +1,9 @@
+//! Real processes, real files, real signals: what `dyn` does as its users run it.
+#![cfg(unix)]
+
+mod dev;
+mod fleet;
+mod refusals;
+mod survival;
+
+const DYN: &str = env!("CARGO_BIN_EXE_dyn-under-test");

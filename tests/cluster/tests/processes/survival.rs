@@ -1,0 +1,112 @@
+//! `kill -9`: what was acknowledged is there.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use dynkv_client::{Client, ClusterFile};
+use dynkv_tests::{
+    process::{Process, command},
+    wait::{LONG, eventually, in_time},
+};
+use serde_json::Value;
+use tokio::task::JoinSet;
+
+use crate::{DYN, dev::write_tree, fleet::Fleet};
+
+#[test]
+fn an_import_goes_on_while_a_node_is_killed() {
+    const FILES: usize = 400;
+    let mut fleet = Fleet::start();
+    let tree = fleet.path("tree");
+    write_tree(&tree, FILES);
+    let tree = tree.to_str().unwrap();
+    let mut import = Process::start(
+        command(DYN, fleet.dir.path())
+            .env("DYN_CLUSTER", fleet.cluster_file())
+            .args(["import", tree, "--bucket", "files", "--concurrency", "2", "--json"]),
+    );
+    // In the middle of it.
+    let runtime = runtime();
+    runtime.block_on(async {
+        let client = Client::connect(&ClusterFile::load(fleet.cluster_file()).unwrap()).await.unwrap();
+        eventually("the import has begun", async || {
+            let mut list = client.list("files");
+            list.next().await?.ok().filter(|page| !page.keys.is_empty())
+        })
+        .await;
+    });
+    fleet.kill(1);
+    let told: Value = serde_json::from_str(&import.wait_for("stored")).unwrap();
+    let (status, errors) = import.ended();
+    assert_eq!(status.code(), Some(0), "{errors}");
+    assert_eq!((&told["stored"], &told["unknown"]), (&FILES.into(), &0.into()), "{errors}");
+
+    fleet.start_node(1);
+    fleet.process(1).wait_for("serving");
+    let verified = fleet.run(&["import", tree, "--bucket", "files", "--verify", "--json"]).ok();
+    let told: Value = serde_json::from_str(&verified).unwrap();
+    assert_eq!((&told["unchanged"], &told["verified"], &told["different"]), (&FILES.into(), &FILES.into(), &0.into()));
+}
+
+#[test]
+fn what_was_acknowledged_outlives_the_death_of_all_nodes() {
+    const ACKNOWLEDGED: usize = 200;
+    let mut fleet = Fleet::start();
+    let runtime = runtime();
+    let acknowledged = runtime.block_on(async {
+        let client = Client::connect(&ClusterFile::load(fleet.cluster_file()).unwrap()).await.unwrap();
+        let count = Arc::new(AtomicUsize::new(0));
+        let mut writers = JoinSet::new();
+        for writer in 0..8 {
+            let (client, count) = (client.clone(), count.clone());
+            writers.spawn(async move {
+                let mut acknowledged = Vec::new();
+                for number in 0.. {
+                    let key = format!("{writer}.{number}");
+                    let put = client.put("b", key.clone(), key.clone()).dw(1).timeout(Duration::from_millis(500));
+                    // The first that is not acknowledged is the one that met the dead nodes.
+                    if put.await.is_err() {
+                        break;
+                    }
+                    acknowledged.push(key);
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+                acknowledged
+            });
+        }
+        eventually("enough is acknowledged", async || {
+            (count.load(Ordering::Relaxed) >= ACKNOWLEDGED).then_some(())
+        })
+        .await;
+        for node in 0..3 {
+            fleet.kill(node);
+        }
+        in_time("the writers notice", writers.join_all()).await.concat()
+    });
+    assert!(acknowledged.len() >= ACKNOWLEDGED);
+
+    for node in 0..3 {
+        fleet.start_node(node);
+    }
+    for node in 0..3 {
+        fleet.process(node).wait_for("serving");
+    }
+    fleet.write_cluster_file();
+    runtime.block_on(async {
+        let client = Client::connect(&ClusterFile::load(fleet.cluster_file()).unwrap()).await.unwrap();
+        for key in acknowledged {
+            let fetched = client.get("b", key.clone()).timeout(LONG).await;
+            let fetched = fetched.unwrap_or_else(|error| panic!("{key}: {error}"));
+            assert_eq!(fetched.value().map(|value| &value[..]), Some(key.as_bytes()), "{key} is lost");
+        }
+    });
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
