@@ -49,9 +49,12 @@ pub struct SeedFailure {
     pub reason: String,
 }
 
-/// `address: reason`.
+/// `address: reason`, or the reason alone where it names the address.
 impl fmt::Display for SeedFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.reason.contains(&self.seed) {
+            return f.write_str(&self.reason);
+        }
         write!(f, "{}: {}", self.seed, self.reason)
     }
 }

@@ -3,7 +3,6 @@
 mod support;
 
 use std::collections::BTreeSet;
-use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
