@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsStr,
+    fmt,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -31,7 +32,9 @@ impl Process {
         let (sender, lines) = channel();
         let stdout = child.stdout.take().expect("piped");
         // Ends with the process, or with the last one who listens.
-        thread::spawn(move || BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|l| sender.send(l)));
+        thread::spawn(move || {
+            BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|l| sender.send(l))
+        });
         let errors = Some(read_all(child.stderr.take().expect("piped"), |bytes| {
             String::from_utf8_lossy(&bytes).into_owned()
         }));
@@ -62,8 +65,22 @@ impl Process {
     /// # Panics
     /// When the system does not let us.
     pub fn terminate(&self) {
-        let sent = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status();
-        assert!(sent.is_ok_and(|sent| sent.success()), "SIGTERM was not sent");
+        self.signal("TERM");
+    }
+
+    /// Sends it a signal, by the signal's name without `SIG`.
+    ///
+    /// # Panics
+    /// When the system does not let us.
+    pub fn signal(&self, signal: &str) {
+        // The standard library has no way to send any but SIGKILL.
+        let sent = Command::new("kill").args(["-s", signal]).arg(self.child.id().to_string()).status();
+        assert!(sent.is_ok_and(|sent| sent.success()), "SIG{signal} was not sent");
+    }
+
+    /// Whether it has not ended yet.
+    pub fn runs(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Ends it at once (SIGKILL), and waits until it is gone.
@@ -91,7 +108,7 @@ impl Drop for Process {
 }
 
 /// What a command came to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Ran {
     /// Its exit code.
     pub code: Option<i32>,
@@ -115,6 +132,13 @@ pub fn run(command: &mut Command) -> Ran {
     Ran { code: status.code(), stdout, stderr: String::from_utf8_lossy(&stderr).into_owned() }
 }
 
+impl fmt::Debug for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stdout = String::from_utf8_lossy(&self.stdout);
+        write!(f, "code {:?}\n--- stdout\n{stdout}\n--- stderr\n{}", self.code, self.stderr)
+    }
+}
+
 impl Ran {
     /// Stdout as text.
     ///
@@ -135,7 +159,10 @@ impl Ran {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert!(self.stdout.is_empty(), "{self:?}");
         assert_eq!(self.stderr.lines().count(), 1, "not one line: {self:?}");
-        assert!(self.stderr.starts_with("dyn: ") && self.stderr.contains(text), "{text:?} is not in {self:?}");
+        assert!(
+            self.stderr.starts_with("dyn: ") && self.stderr.contains(text),
+            "{text:?} is not in {self:?}"
+        );
     }
 }
 

@@ -10,7 +10,15 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dynkv-cli", &["dynkv-node", "dynkv-client"]),
     (
         "dynkv-node",
-        &["dynkv-client", "dynkv-net", "dynkv-proto", "dynkv-ring", "dynkv-vclock", "dynkv-merkle", "dynkv-gossip"],
+        &[
+            "dynkv-client",
+            "dynkv-net",
+            "dynkv-proto",
+            "dynkv-ring",
+            "dynkv-vclock",
+            "dynkv-merkle",
+            "dynkv-gossip",
+        ],
     ),
     ("dynkv-client", &["dynkv-net", "dynkv-proto", "dynkv-ring", "dynkv-vclock"]),
     // Of the ring it needs node ids: who somebody is stands in a certificate.
@@ -116,7 +124,11 @@ fn packages_inherit_from_the_workspace_and_say_what_they_are() {
         assert!(fs::metadata(readme).is_ok_and(|readme| readme.len() > 0), "{name}: README.md");
 
         let in_crates = folder(package).parent().is_some_and(|parent| parent.ends_with("crates"));
-        assert_eq!(is_published(package), in_crates, "{name}: what is under crates/ is published, nothing else");
+        assert_eq!(
+            is_published(package),
+            in_crates,
+            "{name}: what is under crates/ is published, nothing else"
+        );
         if is_published(package) {
             assert!(manifest.contains("repository.workspace = true\n"), "{name}: repository");
             assert!((1..=5).contains(&package.keywords.len()), "{name}: keywords");

@@ -2,6 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
+use dynkv_client::ClusterFile;
+use dynkv_net::{
+    PeerName, Role,
+    certs::{CertificateAuthority, Validity},
+};
 use dynkv_tests::process::{Process, Ran, command, run};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -152,25 +157,29 @@ fn bad_input_is_one_line_with_the_right_exit_code() {
     // Another one in the same folder, for other nodes, and a file of another cluster.
     home.run(&["dev"]).fails(3, "already runs");
     home.run(&["dev", "--nodes", "5"]).fails(2, "--nodes 3");
-    let file = std::fs::read_to_string(home.cluster_file()).unwrap();
-    let write = |text: String| std::fs::write(home.path("other.toml"), text).unwrap();
+    let file = ClusterFile::load(home.cluster_file()).unwrap();
     let other = home.path("other.toml");
-    let with = |args: &[&str]| home.run(&[args, &["--cluster", other.to_str().unwrap()]].concat());
-    write(file.replacen("cluster = \"dev\"", "cluster = \"prod\"", 1));
-    with(&["get", "b/k"]).fails(2, "of cluster 'prod'");
-    write(file[..file.len() / 2].to_owned());
-    with(&["get", "b/k"]).fails(2, "is not a cluster file");
-    let foreign = Home::new();
-    let foreign_dev = foreign.dev();
-    let stranger = std::fs::read_to_string(foreign.cluster_file()).unwrap();
-    stop(foreign_dev);
-    let seeds = |text: &str| text.lines().find(|line| line.starts_with("seeds")).map(str::to_owned);
-    if let (Some(theirs), Some(ours)) = (seeds(&stranger), seeds(&file))
-        && theirs.ends_with(']')
-    {
-        write(stranger.replacen(&theirs, &ours, 1));
-        with(&["get", "b/k"]).fails(6, "CA");
-    }
+    let with = |file: &ClusterFile| {
+        file.save(&other).unwrap();
+        home.run(&["get", "b/k", "--timeout", "2s", "--cluster", other.to_str().unwrap()])
+    };
+    assert_eq!(with(&file).stdout, b"kept");
+    with(&ClusterFile { cluster: "prod".into(), ..file.clone() }).fails(2, "of cluster 'prod'");
+    with(&ClusterFile { seeds: Vec::new(), ..file.clone() }).fails(2, "no seeds");
+    with(&ClusterFile { key: String::new(), ..file.clone() }).fails(2, "private key");
+
+    let ca = CertificateAuthority::create("dev").unwrap();
+    let name = PeerName::client("dev", "stranger", Role::Admin).unwrap();
+    let issued = ca.issue(&name, Validity::default()).unwrap();
+    let (certificate, key) = (issued.cert_pem, issued.key_pem);
+    with(&ClusterFile { certificate: certificate.clone(), key: key.clone(), ..file.clone() }).fails(2, "CA");
+    let stranger = ClusterFile { ca: ca.cert_pem().into(), certificate, key, ..file.clone() };
+    with(&stranger).fails(6, "not issued by this cluster's CA");
+    // Trusts our nodes, which do not trust it.
+    with(&ClusterFile { ca: format!("{}{}", file.ca, ca.cert_pem()), ..stranger })
+        .fails(6, "does not accept");
+    std::fs::write(&other, "cluster = ").unwrap();
+    home.run(&["get", "b/k", "--cluster", other.to_str().unwrap()]).fails(2, "is not a cluster file");
     stop(dev);
 
     home.run(&["get", "b/k", "--timeout", "500ms"]).fails(6, "no node of cluster 'dev' answers");

@@ -61,7 +61,8 @@ impl Fleet {
     /// Writes the administrator's cluster file with the nodes' addresses of now.
     pub(crate) fn write_cluster_file(&self) {
         let (ca, out) = (self.text("ca"), self.text("admin.toml"));
-        let mut args = vec!["cert", "client", "ops", "--role", "admin", "--force", "--ca", &ca, "--out", &out];
+        let mut args =
+            vec!["cert", "client", "ops", "--role", "admin", "--force", "--ca", &ca, "--out", &out];
         for address in self.addresses.iter().flatten() {
             args.extend(["--seed", address]);
         }

@@ -25,11 +25,16 @@ fn an_import_goes_on_while_a_node_is_killed() {
     let tree = fleet.path("tree");
     write_tree(&tree, FILES);
     let tree = tree.to_str().unwrap();
-    let mut import = Process::start(
-        command(DYN, fleet.dir.path())
-            .env("DYN_CLUSTER", fleet.cluster_file())
-            .args(["import", tree, "--bucket", "files", "--concurrency", "2", "--json"]),
-    );
+    let mut import =
+        Process::start(command(DYN, fleet.dir.path()).env("DYN_CLUSTER", fleet.cluster_file()).args([
+            "import",
+            tree,
+            "--bucket",
+            "files",
+            "--concurrency",
+            "2",
+            "--json",
+        ]));
     // In the middle of it.
     let runtime = runtime();
     runtime.block_on(async {
@@ -41,6 +46,7 @@ fn an_import_goes_on_while_a_node_is_killed() {
         .await;
     });
     fleet.kill(1);
+    assert!(import.runs(), "the import was done before the node was killed: give it more files");
     let told: Value = serde_json::from_str(&import.wait_for("stored")).unwrap();
     let (status, errors) = import.ended();
     assert_eq!(status.code(), Some(0), "{errors}");
@@ -50,7 +56,10 @@ fn an_import_goes_on_while_a_node_is_killed() {
     fleet.process(1).wait_for("serving");
     let verified = fleet.run(&["import", tree, "--bucket", "files", "--verify", "--json"]).ok();
     let told: Value = serde_json::from_str(&verified).unwrap();
-    assert_eq!((&told["unchanged"], &told["verified"], &told["different"]), (&FILES.into(), &FILES.into(), &0.into()));
+    assert_eq!(
+        (&told["unchanged"], &told["verified"], &told["different"]),
+        (&FILES.into(), &FILES.into(), &0.into())
+    );
 }
 
 #[test]
@@ -68,7 +77,8 @@ fn what_was_acknowledged_outlives_the_death_of_all_nodes() {
                 let mut acknowledged = Vec::new();
                 for number in 0.. {
                     let key = format!("{writer}.{number}");
-                    let put = client.put("b", key.clone(), key.clone()).dw(1).timeout(Duration::from_millis(500));
+                    let put =
+                        client.put("b", key.clone(), key.clone()).dw(1).timeout(Duration::from_millis(500));
                     // The first that is not acknowledged is the one that met the dead nodes.
                     if put.await.is_err() {
                         break;
@@ -104,6 +114,26 @@ fn what_was_acknowledged_outlives_the_death_of_all_nodes() {
             let fetched = fetched.unwrap_or_else(|error| panic!("{key}: {error}"));
             assert_eq!(fetched.value().map(|value| &value[..]), Some(key.as_bytes()), "{key} is lost");
         }
+    });
+}
+
+#[test]
+fn a_node_that_hangs_holds_nobody_up() {
+    let mut fleet = Fleet::start();
+    let hung = 2;
+    runtime().block_on(async {
+        let client = Client::connect(&ClusterFile::load(fleet.cluster_file()).unwrap()).await.unwrap();
+        client.put("b", "warm", "up").w(3).await.unwrap();
+        // It answers nothing and closes nothing: only time tells.
+        fleet.process(hung).signal("STOP");
+        for number in 0..40 {
+            let key = format!("k{number}");
+            client.put("b", key.clone(), key.clone()).await.unwrap_or_else(|error| panic!("{key}: {error}"));
+            let fetched = client.get("b", key.clone()).await.unwrap_or_else(|error| panic!("{key}: {error}"));
+            assert_eq!(fetched.value().unwrap(), key.as_bytes());
+        }
+        fleet.process(hung).signal("CONT");
+        eventually("it is back", async || client.put("b", "back", "v").w(3).await.ok()).await;
     });
 }
 
