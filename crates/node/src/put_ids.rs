@@ -17,48 +17,107 @@ const IDS_MAX: usize = 100_000;
 
 /// Recent put ids, in bounded memory.
 ///
-/// Invariant: `NotApplied` is answered only if every put applied here within the retry window is still remembered.
-/// Starting and forgetting early both move the moment from which that is true.
+/// Invariant: while one node says that a put was not applied there, it will not become the coordinator that writes it
+/// for the first time. So if every home says *not applied*, the asker is the only one that can write it.
+///
+/// The interleaving that this is for: a first attempt is on its way (in a queue, its state sent out but not yet arrived,
+/// its local write failed), a retry reaches another coordinator, every home says no, and the put is written twice. Hence
+/// a put that a node has begun is *cannot say* until its outcome is known, and a node that has said no treats a first
+/// attempt that comes later as a retry.
+///
+/// *Not applied* is answered only if everything within the retry window is still remembered: starting and forgetting early
+/// both move the moment from which that is true.
 pub(crate) struct PutIds {
     /// Only looked up, never walked: its order is not deterministic.
-    dots: HashMap<PutId, Dot<Actor>>,
+    known: HashMap<PutId, Known>,
     order: VecDeque<(Instant, PutId)>,
     complete_since: Instant,
     ids_max: usize,
 }
 
+/// What is known of a put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Known {
+    /// Another coordinator has asked for it, and was told that it was not applied.
+    Denied,
+    /// This node is or was about to write it, and does not know of a success.
+    Begun,
+    /// It was applied under this dot.
+    Applied(Dot<Actor>),
+}
+
+/// Another coordinator is carrying out this put: it must be treated as a retry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Denied;
+
 impl PutIds {
     pub(crate) fn new(now: Instant) -> PutIds {
-        PutIds { dots: HashMap::new(), order: VecDeque::new(), complete_since: now, ids_max: IDS_MAX }
+        PutIds { known: HashMap::new(), order: VecDeque::new(), complete_since: now, ids_max: IDS_MAX }
     }
 
     /// Remembers that `id` was applied under `dot`.
     pub(crate) fn remember(&mut self, id: PutId, dot: Dot<Actor>, now: Instant) {
-        self.forget_old(now);
-        if self.dots.insert(id, dot).is_none() {
-            self.order.push_back((now, id));
-        }
-        while self.order.len() > self.ids_max {
-            if let Some((at, id)) = self.order.pop_front() {
-                self.dots.remove(&id);
-                self.complete_since = self.complete_since.max(at);
+        self.note(id, Known::Applied(dot), now);
+    }
+
+    /// This node is about to write `id` for the first time. Refused when it has told another coordinator that it had not:
+    /// the put must then be treated as a retry.
+    pub(crate) fn begin(&mut self, id: PutId, now: Instant) -> Result<(), Denied> {
+        match self.known.get(&id) {
+            Some(Known::Denied) => Err(Denied),
+            Some(Known::Begun | Known::Applied(_)) => Ok(()),
+            None => {
+                self.note(id, Known::Begun, now);
+                Ok(())
             }
         }
     }
 
-    /// The dot under which `id` was applied, if it is remembered.
-    pub(crate) fn dot(&self, id: PutId) -> Option<Dot<Actor>> {
-        self.dots.get(&id).copied()
+    /// This node is about to carry out a retry of `id`, and will ask the others. Says what it knows itself.
+    pub(crate) fn begin_retry(&mut self, id: PutId, now: Instant) -> Seen {
+        let seen = self.peek(id, now);
+        if seen != Seen::Applied {
+            self.note(id, Known::Begun, now);
+        }
+        seen
     }
 
-    /// What can be said about `id`.
-    pub(crate) fn seen(&self, id: PutId, now: Instant) -> Seen {
-        if self.dots.contains_key(&id) {
-            Seen::Applied
-        } else if now.saturating_duration_since(self.complete_since) >= RETRY_WINDOW {
-            Seen::NotApplied
-        } else {
-            Seen::CannotSay
+    /// The dot under which `id` was applied, if it is remembered.
+    pub(crate) fn dot(&self, id: PutId) -> Option<Dot<Actor>> {
+        match self.known.get(&id) {
+            Some(Known::Applied(dot)) => Some(*dot),
+            _ => None,
+        }
+    }
+
+    /// Tells another coordinator what is known of `id`. Having said *not applied*, this node will not be first.
+    pub(crate) fn answer(&mut self, id: PutId, now: Instant) -> Seen {
+        let seen = self.peek(id, now);
+        if !self.known.contains_key(&id) {
+            self.note(id, Known::Denied, now);
+        }
+        seen
+    }
+
+    fn peek(&self, id: PutId, now: Instant) -> Seen {
+        match self.known.get(&id) {
+            Some(Known::Applied(_)) => Seen::Applied,
+            Some(Known::Begun) => Seen::CannotSay,
+            _ if now.saturating_duration_since(self.complete_since) >= RETRY_WINDOW => Seen::NotApplied,
+            _ => Seen::CannotSay,
+        }
+    }
+
+    fn note(&mut self, id: PutId, known: Known, now: Instant) {
+        self.forget_old(now);
+        if self.known.insert(id, known).is_none() {
+            self.order.push_back((now, id));
+        }
+        while self.order.len() > self.ids_max {
+            if let Some((at, id)) = self.order.pop_front() {
+                self.known.remove(&id);
+                self.complete_since = self.complete_since.max(at);
+            }
         }
     }
 
@@ -74,7 +133,7 @@ impl PutIds {
                 break;
             }
             self.order.pop_front();
-            self.dots.remove(&id);
+            self.known.remove(&id);
         }
     }
 }
@@ -89,11 +148,30 @@ mod tests {
     fn a_young_memory_cannot_say_no() {
         let start = Instant::now();
         let mut ids = PutIds::new(start);
-        assert_eq!(ids.seen(PutId(1), start), Seen::CannotSay);
-        assert_eq!(ids.seen(PutId(1), start + RETRY_WINDOW), Seen::NotApplied);
+        assert_eq!(ids.answer(PutId(1), start), Seen::CannotSay);
+        assert_eq!(ids.answer(PutId(2), start + RETRY_WINDOW), Seen::NotApplied);
         ids.remember(PutId(1), DOT, start);
-        assert_eq!(ids.seen(PutId(1), start + RETRY_WINDOW), Seen::Applied);
+        assert_eq!(ids.answer(PutId(1), start + RETRY_WINDOW), Seen::Applied);
         assert_eq!(ids.dot(PutId(1)), Some(DOT));
+    }
+
+    #[test]
+    fn a_put_on_its_way_is_not_denied_and_a_denied_one_is_not_begun() {
+        let start = Instant::now();
+        let later = start + RETRY_WINDOW;
+        let mut ids = PutIds::new(start);
+        assert_eq!(ids.begin(PutId(1), later), Ok(()));
+        assert_eq!(ids.answer(PutId(1), later), Seen::CannotSay);
+        assert_eq!(ids.begin(PutId(1), later), Ok(()), "the same coordinator may go on");
+
+        assert_eq!(ids.answer(PutId(2), later), Seen::NotApplied);
+        assert_eq!(ids.begin(PutId(2), later), Err(Denied));
+        assert_eq!(ids.begin_retry(PutId(2), later), Seen::NotApplied);
+        assert_eq!(ids.answer(PutId(2), later), Seen::CannotSay, "two retries at once");
+
+        ids.remember(PutId(2), DOT, later);
+        assert_eq!(ids.begin_retry(PutId(2), later), Seen::Applied);
+        assert_eq!(ids.answer(PutId(2), later), Seen::Applied);
     }
 
     #[test]
@@ -105,9 +183,9 @@ mod tests {
             ids.remember(PutId(id), DOT, later);
         }
         assert_eq!(ids.len(), 2);
-        assert_eq!(ids.seen(PutId(1), later), Seen::CannotSay);
-        assert_eq!(ids.seen(PutId(3), later), Seen::Applied);
-        assert_eq!(ids.seen(PutId(9), later + RETRY_WINDOW), Seen::NotApplied);
+        assert_eq!(ids.answer(PutId(3), later), Seen::Applied);
+        assert_eq!(ids.answer(PutId(1), later), Seen::CannotSay);
+        assert_eq!(ids.answer(PutId(9), later + RETRY_WINDOW), Seen::NotApplied);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::{
     env::Env,
     key::Key,
     metrics::Metrics,
-    put_ids::PutIds,
+    put_ids::{Denied, PutIds},
     record::{Record, bucket_prefix},
     storage::{Apply, Done, Durability, Space, Storage, StorageError},
 };
@@ -46,9 +46,12 @@ pub(crate) struct Replica {
 }
 
 /// A version to write.
+#[derive(Clone)]
 pub(crate) struct Mint {
     pub(crate) context: ContextToken,
     pub(crate) put_id: PutId,
+    /// Whether the other homes were asked for it.
+    pub(crate) retry: bool,
     pub(crate) tombstone: bool,
     pub(crate) content_type: String,
     pub(crate) meta: BTreeMap<String, String>,
@@ -84,6 +87,9 @@ pub(crate) enum MintError {
         "the version to replace is stamped more than {SKEW_MS_MAX} ms ahead of this node's clock: check the clocks of the hosts, then try again"
     )]
     Clock,
+    /// Not an error to a client: the coordinator goes on as with a retry.
+    #[error("another coordinator is carrying out this put")]
+    Denied,
     #[error("the actor's counter is used up: try again")]
     Counter,
     #[error("the local replica: {0}")]
@@ -95,6 +101,9 @@ pub(crate) struct Minting {
     pub(crate) minted: oneshot::Receiver<Result<Minted, MintError>>,
     pub(crate) written: oneshot::Receiver<Result<(), StorageError>>,
 }
+
+/// Where there is no dot to name.
+const NO_DOT: Dot<Actor> = Dot { actor: Actor(0, 0), counter: 0 };
 
 /// A page of a bucket's keys in one partition.
 pub(crate) struct Page {
@@ -255,13 +264,19 @@ impl Replica {
             None => State::default(),
         };
         let Mint { context: token, put_id, conflict, .. } = mint;
-        let earlier = state.find_put(put_id).copied().or_else(|| self.put_ids().dot(put_id));
+        let remembered = self.put_ids().dot(put_id).filter(|dot| state.context().contains(dot));
+        let earlier = state.find_put(put_id).copied().or(remembered);
         if let (Some(dot), Some(record)) = (earlier, before) {
             self.metrics.puts_repeated.inc();
+            // The writer knows its own value: twins that an earlier retry has left are covered with it.
+            let twins = state.siblings().iter().filter(|(_, version)| version.put_id == put_id);
             let mut context = token.context;
-            context.insert(dot);
+            context.extend(twins.map(|(twin, _)| *twin).chain([dot]));
             let time = state.siblings().get(&dot).map_or(token.time, |version| version.time.max(token.time));
             return Ok((Minted { state: record.state, dot, context, time }, None));
+        }
+        if !mint.retry {
+            self.put_ids().begin(put_id, Instant::now()).map_err(|Denied| MintError::Denied)?;
         }
         self.check_limits(&state, &token.context, conflict, mint.siblings_max)?;
         let time = self.time_after(token.time.max(state.latest_time()), conflict)?;
@@ -321,24 +336,41 @@ impl Replica {
         self.time_after(HybridTime::from_u64(latest), Conflict::Lww)
     }
 
-    /// What is remembered of a put, with the state it is part of.
-    pub(crate) fn put_seen(&self, key: &Key, put_id: PutId) -> Result<(PutSeenReply, Bytes), StorageError> {
+    /// Tells another coordinator what is known of a put, with the state it is part of.
+    pub(crate) fn answer_put_seen(
+        &self,
+        key: &Key,
+        put_id: PutId,
+    ) -> Result<(PutSeenReply, Bytes), StorageError> {
+        // Asked before the record is read: a put that is committed in between is found in the record, or was begun.
+        let seen = self.put_ids().answer(put_id, Instant::now());
         let record = self.read(key)?;
-        let held = match &record {
-            Some(record) => record.decode_state()?.find_put(put_id).copied(),
-            None => None,
-        };
-        let ids = self.put_ids();
-        let (seen, dot) = match held.or_else(|| ids.dot(put_id)) {
-            Some(dot) => (Seen::Applied, dot),
-            None => (ids.seen(put_id, Instant::now()), Dot { actor: Actor::default(), counter: 0 }),
+        let (seen, dot) = match (self.applied(put_id, record.as_ref())?, seen) {
+            (Some(dot), _) => (Seen::Applied, dot),
+            // Applied, and its record is gone or set aside: nothing to hand on, and nothing to deny.
+            (None, Seen::Applied) => (Seen::CannotSay, NO_DOT),
+            (None, seen) => (seen, NO_DOT),
         };
         let state = match (seen, record) {
             (Seen::Applied, Some(record)) => record.state,
-            // Applied, and then settled away together with its key, or set aside: nothing to hand on.
             _ => Bytes::new(),
         };
         Ok((PutSeenReply { seen, actor: dot.actor, counter: dot.counter, stamp: self.stamp() }, state))
+    }
+
+    /// Begins a retry as its coordinator. Says what this node knows of the put itself.
+    pub(crate) fn begin_retry(&self, key: &Key, put_id: PutId) -> Result<Seen, StorageError> {
+        let seen = self.put_ids().begin_retry(put_id, Instant::now());
+        let applied = self.applied(put_id, self.read(key)?.as_ref())?;
+        Ok(if applied.is_some() { Seen::Applied } else { seen })
+    }
+
+    /// The dot of a put that `record` contains or has covered.
+    fn applied(&self, put_id: PutId, record: Option<&Record>) -> Result<Option<Dot<Actor>>, StorageError> {
+        let Some(record) = record else { return Ok(None) };
+        let state = record.decode_state()?;
+        let remembered = self.put_ids().dot(put_id).filter(|dot| state.context().contains(dot));
+        Ok(state.find_put(put_id).copied().or(remembered))
     }
 
     /// Remembers that puts were applied, also those this node learns of as a retry's coordinator.

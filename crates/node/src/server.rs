@@ -232,7 +232,7 @@ fn replica_list(node: &Shared, request: &ReplicaList) -> Result<(ReplicaListRepl
 
 fn put_seen(node: &Shared, request: PutSeen) -> Result<(dynkv_proto::PutSeenReply, Bytes), Failure> {
     let key = key(node, request.bucket, request.key.0)?;
-    node.replica.put_seen(&key, request.put_id).map_err(|error| storage_failure(node, &error))
+    node.replica.answer_put_seen(&key, request.put_id).map_err(|error| storage_failure(node, &error))
 }
 
 fn status(node: &Shared) -> StatusReply {

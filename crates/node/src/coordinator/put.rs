@@ -1,11 +1,11 @@
 //! Coordinating a put or delete: mint here, replicate everywhere, answer at the quorum.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use dynkv_net::Class;
 use dynkv_proto::{
-    BucketProperties, ContextToken, Failure, FailureCode, Frame, Put, PutReply, PutSeen, PutSeenReply,
+    BucketProperties, ContextToken, Failure, FailureCode, Frame, Put, PutId, PutReply, PutSeen, PutSeenReply,
     ReplicaPut, ReplicaPutReply, Seen, Stamp, value_hash,
 };
 use dynkv_ring::NodeId;
@@ -21,7 +21,7 @@ use super::{
 use crate::{
     key::Key,
     peers::PeerError,
-    replica::{Incoming, Mint, MintError, Minted, Minting},
+    replica::{Incoming, Mint, MintError, Minted},
     shared::Shared,
     storage::{Durability, StorageError},
 };
@@ -38,28 +38,33 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         Ok(checked) => checked,
         Err(failure) => return answer.failed(&failure),
     };
-    let possible_duplicate = request.retry && !was_applied_here(&node, &key, &request) && {
-        match ask_homes(&node, &context, &key, &request).await {
-            Ok(possible_duplicate) => possible_duplicate,
-            Err(failure) => return answer.failed(&failure),
-        }
-    };
     let position = key.position;
-    let minting = start(&node, &key, token, request, value, &properties);
-    let minting = match minting {
-        Ok(minting) => minting,
-        Err(error) => return answer.failed(&refusal(&node, &context, &MintError::Storage(error))),
+    let mut mint = Mint {
+        context: token,
+        put_id: request.put_id,
+        retry: request.retry,
+        tombstone: request.tombstone,
+        content_type: request.content_type,
+        meta: request.meta,
+        hash: request.hash,
+        value,
+        conflict: properties.conflict,
+        siblings_max: properties.siblings_max,
     };
-    let minted = match tokio::time::timeout_at(context.deadline, minting.minted).await {
-        Ok(Ok(Ok(minted))) => minted,
-        Ok(Ok(Err(error))) => return answer.failed(&refusal(&node, &context, &error)),
-        Ok(Err(_)) => return answer.failed(&refusal(&node, &context, &StorageError::Closed.into())),
-        Err(_) => {
-            let message = format!(
-                "the disk of node {} took too long: get the key to see what became of it",
-                node.cluster.me.id
-            );
-            return answer.failed(&unknown(&context.view, FailureCode::Timeout, message));
+    let durability = if properties.dw > 0 { Durability::Disk } else { Durability::Memory };
+    let mut possible_duplicate = false;
+    let (minted, written) = loop {
+        if mint.retry {
+            match ask_homes(&node, &context, &key, mint.put_id).await {
+                Ok(duplicate) => possible_duplicate = duplicate,
+                Err(failure) => return answer.failed(&failure),
+            }
+        }
+        match mint_here(&node, &context, &key, mint.clone(), durability).await {
+            Ok(minted) => break minted,
+            // A retry has overtaken this first attempt, by way of another coordinator.
+            Err(Refused::Denied) => mint.retry = true,
+            Err(Refused::Failed(failure)) => return answer.failed(&failure),
         }
     };
     if possible_duplicate {
@@ -77,7 +82,7 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         possible_duplicate,
         view: context.view.digest,
     };
-    replicate(&node, &context, &key, &minted, minting.written, &properties, answer, reply).await;
+    replicate(&node, &context, &key, &minted, written, &properties, answer, reply).await;
 }
 
 /// Refuses what can be refused before anything is written.
@@ -161,18 +166,44 @@ fn down(node: &Shared, homes: &[NodeId]) -> String {
         .join("; ")
 }
 
-/// Whether an earlier attempt was carried out here: then minting finds it by itself.
-fn was_applied_here(node: &Shared, key: &Key, request: &Put) -> bool {
-    node.replica.put_seen(key, request.put_id).is_ok_and(|(reply, _)| reply.seen == Seen::Applied)
+/// Why [`mint_here`] did not.
+enum Refused {
+    Denied,
+    Failed(Failure),
 }
 
-/// Asks every other home whether it has applied this put. What one has is united here, so that minting finds it.
-/// Returns whether the put may have been applied all the same, because not every home could say.
-async fn ask_homes(node: &Arc<Shared>, context: &Context, key: &Key, request: &Put) -> Result<bool, Failure> {
-    // This node's own memory counts, too: after a restart it cannot say.
-    let mine = node.replica.put_seen(key, request.put_id).map_or(Seen::CannotSay, |(reply, _)| reply.seen);
-    let question =
-        PutSeen { bucket: key.bucket.clone(), key: key.key.clone().into(), put_id: request.put_id };
+/// Mints on this node's replica; the local write goes on while the caller replicates.
+async fn mint_here(
+    node: &Arc<Shared>,
+    context: &Context,
+    key: &Key,
+    mint: Mint,
+    durability: Durability,
+) -> Result<(Minted, oneshot::Receiver<Result<(), StorageError>>), Refused> {
+    let refused = |error: MintError| Refused::Failed(refusal(node, context, &error));
+    let minting = node.replica.mint(key, mint, durability).map_err(|error| refused(error.into()))?;
+    match tokio::time::timeout_at(context.deadline, minting.minted).await {
+        Ok(Ok(Ok(minted))) => Ok((minted, minting.written)),
+        Ok(Ok(Err(MintError::Denied))) => Err(Refused::Denied),
+        Ok(Ok(Err(error))) => Err(refused(error)),
+        Ok(Err(_)) => Err(refused(StorageError::Closed.into())),
+        Err(_) => {
+            let message = format!(
+                "the disk of node {} took too long: get the key to see what became of it",
+                node.cluster.me.id
+            );
+            Err(Refused::Failed(unknown(&context.view, FailureCode::Timeout, message)))
+        }
+    }
+}
+
+/// Asks every home whether it has applied a put that is retried. What they have is united here, so that minting finds
+/// it. Returns whether the put may have been applied once more than is known, because some home could not say or because
+/// it was applied twice.
+async fn ask_homes(node: &Arc<Shared>, context: &Context, key: &Key, put_id: PutId) -> Result<bool, Failure> {
+    // This node's own memory counts, too: after a restart, or after an attempt that failed, it cannot say.
+    let mine = node.replica.begin_retry(key, put_id).unwrap_or(Seen::CannotSay);
+    let question = PutSeen { bucket: key.bucket.clone(), key: key.key.clone().into(), put_id };
     let frame = Frame::new(&question, Bytes::new());
     let timeout = context.time_left() / SEEN_SHARE;
     let homes = context.view.membership.ring().homes(key.partition);
@@ -182,17 +213,18 @@ async fn ask_homes(node: &Arc<Shared>, context: &Context, key: &Key, request: &P
         .map(|&home| node.peers.request::<PutSeenReply>(home, Class::Foreground, frame.clone(), timeout))
         .collect();
     let mut all_can_say = mine != Seen::CannotSay;
+    let mut dots = BTreeSet::new();
     while let Some(answer) = answers.next().await {
         match answer {
             Ok((reply, state)) if reply.seen == Seen::Applied => {
-                adopt(node, context, key, request, &reply, state).await?;
-                return Ok(false);
+                adopt(node, context, key, put_id, &reply, state).await?;
+                dots.insert(Dot { actor: reply.actor, counter: reply.counter });
             }
             Ok((reply, _)) => all_can_say &= reply.seen == Seen::NotApplied,
             Err(_) => all_can_say = false,
         }
     }
-    Ok(!all_can_say)
+    Ok(!all_can_say || dots.len() > 1)
 }
 
 /// Takes over what another home has of a put that it applied.
@@ -200,46 +232,21 @@ async fn adopt(
     node: &Arc<Shared>,
     context: &Context,
     key: &Key,
-    request: &Put,
+    put_id: PutId,
     reply: &PutSeenReply,
     state: Bytes,
 ) -> Result<(), Failure> {
     let refuse = |message: String| failure(&context.view, FailureCode::Storage, message);
-    if !state.is_empty() {
-        let incoming = Incoming::verify(state).map_err(|error| refuse(error.to_string()))?;
-        let (sender, united) = oneshot::channel();
-        node.replica
-            .unite(key, incoming, context.properties.conflict, Durability::Memory, |result| {
-                drop(sender.send(result))
-            })
-            .and(united.await.unwrap_or(Err(StorageError::Closed)))
-            .map_err(|error| refuse(error.to_string()))?;
-    }
-    node.replica.remember(vec![(request.put_id, Dot { actor: reply.actor, counter: reply.counter })]);
+    let incoming = Incoming::verify(state).map_err(|error| refuse(error.to_string()))?;
+    let (sender, united) = oneshot::channel();
+    node.replica
+        .unite(key, incoming, context.properties.conflict, Durability::Memory, |result| {
+            drop(sender.send(result))
+        })
+        .map_err(|error| refuse(error.to_string()))?;
+    united.await.unwrap_or(Err(StorageError::Closed)).map_err(|error| refuse(error.to_string()))?;
+    node.replica.remember(vec![(put_id, Dot { actor: reply.actor, counter: reply.counter })]);
     Ok(())
-}
-
-fn start(
-    node: &Arc<Shared>,
-    key: &Key,
-    context: ContextToken,
-    request: Put,
-    value: Bytes,
-    properties: &BucketProperties,
-) -> Result<Minting, StorageError> {
-    let mint = Mint {
-        context,
-        put_id: request.put_id,
-        tombstone: request.tombstone,
-        content_type: request.content_type,
-        meta: request.meta,
-        hash: request.hash,
-        value,
-        conflict: properties.conflict,
-        siblings_max: properties.siblings_max,
-    };
-    let durability = if properties.dw > 0 { Durability::Disk } else { Durability::Memory };
-    node.replica.mint(key, mint, durability)
 }
 
 /// A put that was certainly not done.
@@ -248,6 +255,7 @@ fn refusal(node: &Shared, context: &Context, error: &MintError) -> Failure {
         MintError::SiblingLimit { .. } => FailureCode::SiblingLimit,
         MintError::ContextLimit { .. } => FailureCode::TooLarge,
         MintError::Clock => FailureCode::Clock,
+        MintError::Denied => FailureCode::NoAnswer,
         MintError::Counter | MintError::Storage(StorageError::Busy { .. }) => FailureCode::Overloaded,
         MintError::Storage(_) => FailureCode::Storage,
     };

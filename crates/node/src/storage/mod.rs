@@ -119,8 +119,12 @@ pub trait Storage: Send + Sync + 'static {
     fn close(&self);
 }
 
-/// What committed data looks like to a transaction.
-pub(crate) trait Committed {
+/// What committed data looks like to a transaction: what a store of one's own lends to [`Transaction::new`].
+pub trait Committed {
+    /// What is committed under `key`.
+    ///
+    /// # Errors
+    /// As [`Storage::get`].
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StorageError>;
 }
 
@@ -130,11 +134,12 @@ pub struct Transaction<'a> {
     overlay: &'a mut Overlay,
 }
 
-/// Writes that are not committed yet; `None` deletes.
-pub(crate) type Overlay = BTreeMap<(Space, Bytes), Option<Bytes>>;
+/// Writes that are not committed yet; `None` deletes. To be committed as one atomic batch.
+pub type Overlay = BTreeMap<(Space, Bytes), Option<Bytes>>;
 
 impl<'a> Transaction<'a> {
-    pub(crate) fn new(committed: &'a dyn Committed, overlay: &'a mut Overlay) -> Transaction<'a> {
+    /// A transaction that reads `committed` through `overlay` and writes into it.
+    pub fn new(committed: &'a dyn Committed, overlay: &'a mut Overlay) -> Transaction<'a> {
         Transaction { committed, overlay }
     }
 

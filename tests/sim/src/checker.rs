@@ -1,0 +1,204 @@
+//! The promises of the store, held against what clients did and saw.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use dynkv_proto::{Actor, PutId};
+use dynkv_vclock::Dot;
+
+use crate::workload::{Bucket, Ending, GetRecord, History, Key, PutRecord};
+
+/// A promise that was broken.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Violation {
+    /// Which one.
+    pub promise: &'static str,
+    /// The key concerned.
+    pub key: String,
+    /// What was seen.
+    pub what: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} broken at {}: {}", self.promise, self.key, self.what)
+    }
+}
+
+/// What a run did that bears on what may be expected of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Circumstances {
+    /// Machines lost power: what was acknowledged from memory alone may be gone.
+    pub power_lost: bool,
+    /// A disk was wiped, or an old copy put in its place.
+    pub disk_lost: bool,
+}
+
+/// Checks everything. `last` are reads of every key from all replicas, made after all faults were over.
+///
+/// # Errors
+/// The first promise found broken.
+pub fn check(history: &History, last: &[GetRecord], circumstances: Circumstances) -> Result<(), Violation> {
+    let by_key = group(history, last);
+    for (key, seen) in &by_key {
+        let violation = |promise, what: String| Violation { promise, key: key.to_string(), what };
+        nothing_from_nowhere(seen).map_err(|what| violation("only what was written is read", what))?;
+        one_dot_one_value(seen).map_err(|what| violation("one dot is one value", what))?;
+        one_value_per_put(seen).map_err(|what| violation("one put is one value", what))?;
+        acknowledged_survive(key, seen).map_err(|what| violation("an acknowledged write survives", what))?;
+        // What a reader saw from memory may go with the memory.
+        if !circumstances.power_lost && !circumstances.disk_lost {
+            seen_survive(key, seen).map_err(|what| violation("a value vanishes only by cause", what))?;
+        }
+        let fresh = match key.bucket {
+            Bucket::Strict => !circumstances.disk_lost,
+            Bucket::Plain | Bucket::Lww => !circumstances.power_lost && !circumstances.disk_lost,
+        };
+        if fresh {
+            reads_are_fresh(seen)
+                .map_err(|what| violation("a read returns what was acknowledged before", what))?;
+        }
+        if key.owner.is_some() {
+            alone_sees_one(seen).map_err(|what| violation("a lone session sees one value", what))?;
+        }
+    }
+    Ok(())
+}
+
+#[derive(Default)]
+struct Seen<'a> {
+    puts: Vec<&'a PutRecord>,
+    gets: Vec<&'a GetRecord>,
+    last: Option<&'a GetRecord>,
+}
+
+fn group<'a>(history: &'a History, last: &'a [GetRecord]) -> BTreeMap<&'a Key, Seen<'a>> {
+    let mut by_key: BTreeMap<&Key, Seen<'_>> = BTreeMap::new();
+    for put in &history.puts {
+        by_key.entry(&put.key).or_default().puts.push(put);
+    }
+    for get in history.gets.iter().chain(last) {
+        by_key.entry(&get.key).or_default().gets.push(get);
+    }
+    for get in last {
+        by_key.entry(&get.key).or_default().last = Some(get);
+    }
+    by_key
+}
+
+/// A value that is read was written by somebody, and not refused.
+fn nothing_from_nowhere(seen: &Seen<'_>) -> Result<(), String> {
+    for version in seen.gets.iter().flat_map(|get| &get.versions) {
+        let put = seen.puts.iter().find(|put| put.put_id == version.put_id);
+        match put {
+            Some(put) if put.value.as_deref() != Some(&version.value) => {
+                return Err(format!("{} was read for {:?}", version.value, put.value));
+            }
+            Some(put) if put.ending == Ending::NotDone => {
+                return Err(format!(
+                    "{} was read, but its put was refused as certainly not done",
+                    version.value
+                ));
+            }
+            Some(_) => {}
+            None => return Err(format!("{} was read, nobody wrote it", version.value)),
+        }
+    }
+    Ok(())
+}
+
+fn one_dot_one_value(seen: &Seen<'_>) -> Result<(), String> {
+    let mut values: BTreeMap<Dot<Actor>, PutId> = BTreeMap::new();
+    let read = seen.gets.iter().flat_map(|get| &get.versions).map(|version| (version.dot, version.put_id));
+    let acknowledged = seen.puts.iter().filter_map(|put| match put.ending {
+        Ending::Done { dot, .. } => Some((dot, put.put_id)),
+        _ => None,
+    });
+    for (dot, put_id) in read.chain(acknowledged) {
+        let first = *values.entry(dot).or_insert(put_id);
+        if first != put_id {
+            return Err(format!("{dot} is {first} and {put_id}"));
+        }
+    }
+    Ok(())
+}
+
+fn one_value_per_put(seen: &Seen<'_>) -> Result<(), String> {
+    for get in &seen.gets {
+        let ids: BTreeSet<PutId> = get.versions.iter().map(|version| version.put_id).collect();
+        if ids.len() != get.versions.len() {
+            return Err(format!("{:?} were read at once", get.versions));
+        }
+    }
+    Ok(())
+}
+
+/// Whether some write that may have happened had read `dot`.
+fn is_covered(seen: &Seen<'_>, dot: &Dot<Actor>, but: PutId) -> bool {
+    seen.puts
+        .iter()
+        .any(|put| put.put_id != but && put.ending != Ending::NotDone && put.context.contains(dot))
+}
+
+fn acknowledged_survive(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
+    let Some(last) = seen.last else { return Ok(()) };
+    for put in &seen.puts {
+        let Ending::Done { dot, time, .. } = &put.ending else { continue };
+        if !last.context.contains(dot) {
+            return Err(format!("no replica knows {dot} ({:?}) any more", put.value));
+        }
+        let visible = last.versions.iter().any(|version| version.dot == *dot || version.put_id == put.put_id);
+        let outlived = key.bucket == Bucket::Lww && last.time >= *time;
+        if put.value.is_some() && !visible && !outlived && !is_covered(seen, dot, put.put_id) {
+            return Err(format!("{dot} ({:?}) is gone, and no write had read it", put.value));
+        }
+    }
+    Ok(())
+}
+
+fn seen_survive(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
+    let Some(last) = seen.last else { return Ok(()) };
+    if key.bucket == Bucket::Lww {
+        return Ok(());
+    }
+    for version in seen.gets.iter().flat_map(|get| &get.versions) {
+        let visible = last.versions.iter().any(|now| now.dot == version.dot || now.put_id == version.put_id);
+        if !visible && !is_covered(seen, &version.dot, version.put_id) {
+            return Err(format!(
+                "{} ({}) was read once and is gone, and no write had read it",
+                version.dot, version.value
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn reads_are_fresh(seen: &Seen<'_>) -> Result<(), String> {
+    for get in &seen.gets {
+        for put in &seen.puts {
+            let (Ending::Done { dot, .. }, Some(ended_at)) = (&put.ending, put.ended_at) else { continue };
+            if ended_at <= get.began_at && !get.context.contains(dot) {
+                return Err(format!(
+                    "s{} read without {dot} ({:?}), which s{} had been acknowledged before",
+                    get.session, put.value, put.session
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Applies while every put of the session was answered, and none as a possible duplicate.
+fn alone_sees_one(seen: &Seen<'_>) -> Result<(), String> {
+    let certain = seen.puts.iter().all(|put| match put.ending {
+        Ending::Done { possible_duplicate, .. } => !possible_duplicate,
+        Ending::NotDone => true,
+        Ending::Unknown => false,
+    });
+    match seen.gets.iter().find(|get| get.versions.len() > 1) {
+        Some(get) if certain => Err(format!("it read {:?}", get.versions)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,308 @@
+//! Disks: what a crash loses, and writes that fail.
+//!
+//! A batch is visible when it is committed and durable when it is synced. A crash keeps what was synced and some prefix of what
+//! was not: a journal is written in order, and the operating system may or may not have got to it.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    ops::{Bound, ControlFlow},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dynkv_node::storage::{
+    Apply, Committed, Done, Durability, Overlay, Space, Storage, StorageError, StorageStats, Transaction,
+    Visit,
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::sync::Notify;
+
+type Map = BTreeMap<(Space, Bytes), Bytes>;
+
+/// A disk. It outlives the nodes that use it.
+#[derive(Clone)]
+pub struct Disk(Arc<Mutex<State>>);
+
+struct State {
+    random: StdRng,
+    /// What a reader sees.
+    current: Map,
+    /// What is safe.
+    synced: Map,
+    /// Committed batches that are not safe yet, in order.
+    unsynced: Vec<Overlay>,
+    /// Who may use the disk now; earlier mounts are dead.
+    mount: u64,
+    /// How many more commits succeed; `None`: all.
+    commits_left: Option<u32>,
+    speed: Speed,
+}
+
+/// How long a disk takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Speed {
+    /// For a commit to memory.
+    pub commit: Duration,
+    /// For a sync.
+    pub sync: Duration,
+}
+
+impl Speed {
+    /// A disk in good health.
+    pub const USUAL: Speed = Speed { commit: Duration::from_micros(20), sync: Duration::from_micros(500) };
+}
+
+/// A copy of a disk's durable content.
+#[derive(Clone)]
+pub struct Snapshot(Map);
+
+impl Disk {
+    /// An empty disk.
+    pub fn new(seed: u64) -> Disk {
+        Disk(Arc::new(Mutex::new(State {
+            random: StdRng::seed_from_u64(seed),
+            current: Map::new(),
+            synced: Map::new(),
+            unsynced: Vec::new(),
+            mount: 0,
+            commits_left: None,
+            speed: Speed::USUAL,
+        })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets a node use the disk; an earlier user is cut off.
+    pub fn mount(&self) -> Arc<SimStorage> {
+        let mut state = self.state();
+        state.mount += 1;
+        let storage = Arc::new(SimStorage {
+            disk: self.clone(),
+            mount: state.mount,
+            queue: Mutex::new(VecDeque::new()),
+            queued: Notify::new(),
+        });
+        drop(state);
+        tokio::spawn(write_batches(Arc::downgrade(&storage)));
+        storage
+    }
+
+    /// The machine stops: what was not synced is lost but for a random prefix. Returns how many batches were lost.
+    pub fn crash(&self) -> usize {
+        let mut state = self.state();
+        state.mount += 1;
+        state.commits_left = None;
+        let unsynced = std::mem::take(&mut state.unsynced);
+        let kept = state.random.random_range(0..=unsynced.len());
+        let lost = unsynced.len() - kept;
+        for batch in unsynced.into_iter().take(kept) {
+            apply(&mut state.synced, batch);
+        }
+        state.current = state.synced.clone();
+        lost
+    }
+
+    /// The process stops: the operating system still has everything that was committed.
+    pub fn kill(&self) {
+        let mut state = self.state();
+        state.mount += 1;
+        state.commits_left = None;
+    }
+
+    /// A new, empty disk in place of this one.
+    pub fn wipe(&self) {
+        self.restore(&Snapshot(Map::new()));
+    }
+
+    /// A backup.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.state().synced.clone())
+    }
+
+    /// Puts a backup in place of what is there.
+    pub fn restore(&self, snapshot: &Snapshot) {
+        let mut state = self.state();
+        state.mount += 1;
+        state.unsynced.clear();
+        state.synced = snapshot.0.clone();
+        state.current = snapshot.0.clone();
+    }
+
+    /// The commit after `commits` more fails, and so do all later ones until the next mount.
+    pub fn fail_after(&self, commits: u32) {
+        self.state().commits_left = Some(commits);
+    }
+
+    /// How long things take from now on.
+    pub fn set_speed(&self, speed: Speed) {
+        self.state().speed = speed;
+    }
+}
+
+fn apply(map: &mut Map, batch: Overlay) {
+    for (key, value) in batch {
+        match value {
+            Some(value) => map.insert(key, value),
+            None => map.remove(&key),
+        };
+    }
+}
+
+/// The store of one node between its start and its end.
+pub struct SimStorage {
+    disk: Disk,
+    mount: u64,
+    queue: Mutex<VecDeque<(Durability, Apply)>>,
+    queued: Notify,
+}
+
+impl Committed for State {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        Ok(self.current.get(&(space, Bytes::copy_from_slice(key))).cloned())
+    }
+}
+
+impl SimStorage {
+    /// The disk's state, unless this user was cut off.
+    fn state(&self) -> Result<MutexGuard<'_, State>, StorageError> {
+        let state = self.disk.state();
+        if state.mount == self.mount { Ok(state) } else { Err(StorageError::Closed) }
+    }
+
+    fn take_queue(&self) -> VecDeque<(Durability, Apply)> {
+        std::mem::take(&mut *self.queue.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Runs and commits one batch. Some failures leave the batch on disk all the same: the writer cannot know.
+    fn commit(
+        &self,
+        batch: VecDeque<(Durability, Apply)>,
+    ) -> Result<(Vec<Done>, Vec<Done>, Result<(), StorageError>), StorageError> {
+        let mut state = self.state()?;
+        let mut overlay = Overlay::new();
+        let (mut in_memory, mut on_disk) = (Vec::new(), Vec::new());
+        for (durability, apply) in batch {
+            let done = apply(&mut Transaction::new(&*state, &mut overlay));
+            match durability {
+                Durability::Memory => in_memory.push(done),
+                Durability::Disk => on_disk.push(done),
+            }
+        }
+        let fails = match &mut state.commits_left {
+            Some(0) => true,
+            Some(left) => {
+                *left -= 1;
+                false
+            }
+            None => false,
+        };
+        let lands = !fails || state.random.random_bool(0.5);
+        if lands {
+            apply(&mut state.current, overlay.clone());
+            state.unsynced.push(overlay);
+        }
+        let result = if fails { Err(StorageError::Failed { reason: "simulated".into() }) } else { Ok(()) };
+        Ok((in_memory, on_disk, result))
+    }
+
+    fn sync(&self, batches: usize) -> Result<(), StorageError> {
+        let mut state = self.state()?;
+        let batches = batches.min(state.unsynced.len());
+        for batch in state.unsynced.drain(..batches).collect::<Vec<_>>() {
+            apply(&mut state.synced, batch);
+        }
+        Ok(())
+    }
+}
+
+/// The storage thread of a real node: one batch at a time, its completions before the next one begins.
+async fn write_batches(storage: std::sync::Weak<SimStorage>) {
+    loop {
+        let Some(strong) = storage.upgrade() else { return };
+        let batch = strong.take_queue();
+        let Ok(speed) = strong.state().map(|state| state.speed) else { return };
+        if batch.is_empty() {
+            // Unsynced leftovers reach the disk within milliseconds, as the real store's do.
+            let idle =
+                tokio::time::timeout(Duration::from_millis(5), strong.queued.notified()).await.is_err();
+            if idle {
+                let Ok(unsynced) = strong.state().map(|state| state.unsynced.len()) else { return };
+                if unsynced > 0 {
+                    tokio::time::sleep(speed.sync).await;
+                    if strong.sync(unsynced).is_err() {
+                        return;
+                    }
+                } else {
+                    // Nothing to do until somebody writes; looked at now and then, so that a dead mount ends.
+                    drop(tokio::time::timeout(Duration::from_secs(10), strong.queued.notified()).await);
+                }
+            }
+            continue;
+        }
+        tokio::time::sleep(speed.commit).await;
+        let Ok((in_memory, on_disk, result)) = strong.commit(batch) else { return };
+        in_memory.into_iter().for_each(|done| done(result.clone()));
+        if on_disk.is_empty() {
+            continue;
+        }
+        let Ok(unsynced) = strong.state().map(|state| state.unsynced.len()) else { return };
+        tokio::time::sleep(speed.sync).await;
+        if strong.sync(unsynced).is_err() {
+            return;
+        }
+        on_disk.into_iter().for_each(|done| done(result.clone()));
+    }
+}
+
+impl Storage for SimStorage {
+    fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.state()?.get(space, key)
+    }
+
+    fn scan(
+        &self,
+        space: Space,
+        prefix: &[u8],
+        from: &[u8],
+        visit: &mut Visit<'_>,
+    ) -> Result<(), StorageError> {
+        let start = (space, Bytes::copy_from_slice(prefix.max(from)));
+        let entries: Vec<_> = {
+            let state = self.state()?;
+            let range = state.current.range((Bound::Included(start), Bound::Unbounded));
+            range
+                .take_while(|((found, key), _)| *found == space && key.starts_with(prefix))
+                .map(|((_, key), value)| (key.clone(), value.clone()))
+                .collect()
+        };
+        for (key, value) in entries {
+            if visit(key, value) == ControlFlow::Break(()) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn submit(&self, durability: Durability, apply: Apply) -> Result<(), StorageError> {
+        drop(self.state()?);
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back((durability, apply));
+        self.queued.notify_one();
+        Ok(())
+    }
+
+    fn stats(&self) -> StorageStats {
+        StorageStats::default()
+    }
+
+    fn close(&self) {
+        let mut state = self.disk.state();
+        if state.mount == self.mount {
+            let unsynced = std::mem::take(&mut state.unsynced);
+            unsynced.into_iter().for_each(|batch| apply(&mut state.synced, batch));
+            state.mount += 1;
+        }
+    }
+}
