@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use super::run::LocalNodes;
 use crate::connection::Connection;
 use crate::error::CliError;
 use crate::files::{self, Access};
@@ -33,7 +34,7 @@ pub(crate) struct ThrowAway {
     nodes: Vec<NodeProcess>,
     file: ClusterFile,
     /// Deleted after the processes have ended: fields are dropped in order.
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 #[derive(Debug)]
@@ -65,10 +66,10 @@ impl ThrowAway {
             key: issued.key_pem,
         };
         // From here on whatever goes wrong, being dropped ends what was started.
-        let mut cluster = ThrowAway { nodes: Vec::new(), file, _dir: dir };
+        let mut cluster = ThrowAway { nodes: Vec::new(), file, dir };
         for number in 1..=count {
             let id = NodeId::try_from(format!("n{number}").as_str()).expect("a letter and digits");
-            let mut node = NodeProcess::spawn(id, &ca, cluster._dir.path(), &cluster.file.seeds)?;
+            let mut node = NodeProcess::spawn(id, &ca, cluster.dir.path(), &cluster.file.seeds)?;
             let listening = node.event("listening").await?;
             node.address = listening.parse::<SocketAddr>().map_err(|_| node.failed())?.to_string();
             cluster.file.seeds.push(node.address.clone());
@@ -109,8 +110,9 @@ impl ThrowAway {
         &self.file
     }
 
-    pub(crate) fn pids(&self) -> Vec<u32> {
-        self.nodes.iter().map(|node| node.child.id()).collect()
+    pub(crate) fn local_nodes(&self) -> LocalNodes {
+        let pids = self.nodes.iter().map(|node| node.child.id()).collect();
+        LocalNodes { pids, data: Some(self.dir.path().to_owned()) }
     }
 
     /// Whether all nodes still run: figures of a cluster with a dead node are not what was asked for.

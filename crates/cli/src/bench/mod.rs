@@ -7,6 +7,7 @@
 //! contexts.rs   what this client knows of each key, so that its writes replace one another
 //! turns.rs      when each operation begins: as soon as another ends, or at a fixed rate
 //! stats.rs      what happened, counted
+//! work.rs       what each worker does
 //! run.rs        a phase, run with all of these
 //! process.rs    CPU time and memory of processes on this machine
 //! cluster.rs    a throw-away cluster of separate processes
@@ -24,6 +25,7 @@ pub(crate) mod run;
 pub(crate) mod stats;
 mod turns;
 pub(crate) mod values;
+mod work;
 pub(crate) mod workload;
 
 pub(crate) use keys::Popularity;

@@ -1,7 +1,10 @@
-//! CPU time and memory of processes on this machine, from Linux's `/proc`; elsewhere they are not known.
+//! What processes on this machine use: CPU time and memory, from Linux's `/proc` (elsewhere they are not known), and disk.
 
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
+
+use walkdir::WalkDir;
 
 /// What a process has used.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -65,9 +68,42 @@ fn rss_bytes(status: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
+/// What the files below `folder` occupy on the disk: a journal is a sparse file, mostly of holes.
+pub(crate) fn disk_bytes(folder: &Path) -> u64 {
+    // Files come and go while the nodes run.
+    let entries = WalkDir::new(folder).into_iter().filter_map(Result::ok);
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .filter(fs::Metadata::is_file)
+        .map(|file| occupied(&file))
+        .sum()
+}
+
+#[cfg(unix)]
+fn occupied(file: &fs::Metadata) -> u64 {
+    // The unit of stat(2), whatever the file system's own.
+    std::os::unix::fs::MetadataExt::blocks(file) * 512
+}
+
+#[cfg(not(unix))]
+fn occupied(file: &fs::Metadata) -> u64 {
+    file.len()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn holes_occupy_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("a")).unwrap();
+        fs::write(folder.path().join("a/full"), vec![1; 100_000]).unwrap();
+        fs::File::create(folder.path().join("sparse")).unwrap().set_len(1 << 30).unwrap();
+        assert!(disk_bytes(folder.path()) < 1 << 20);
+        assert_eq!(disk_bytes(&folder.path().join("none")), 0);
+    }
 
     #[test]
     fn a_programs_name_does_not_confuse() {

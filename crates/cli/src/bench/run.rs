@@ -1,32 +1,27 @@
 //! A phase, run.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use dynkv_client::{Client, Error, Fetched, Stored};
+use dynkv_client::Client;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::contexts::{Claim, Contexts};
-use super::keys::{Chooser, Inserts, Popularity, key};
+use super::contexts::Contexts;
+use super::keys::{Chooser, Inserts, Popularity};
 use super::process;
-use super::stats::{Operation, Stats};
-use super::turns::{Turn, Turns};
+use super::stats::Stats;
+use super::turns::Turns;
 use super::values::{ValueBytes, Values};
-use super::workload::{Action, Phase};
-use crate::commands::put::{WriteQuorum, with_quorum};
+use super::work::Work;
+use super::workload::Phase;
+use crate::commands::put::WriteQuorum;
 use crate::error::CliError;
 
-/// After so many failures and no success a phase is broken off.
-const FAILURES_MAX: u64 = 100;
-/// A put whose key is being written draws another key so often before it waits.
-const DRAWS_MAX: u32 = 16;
-/// How many keys a listing returns at most.
-const LIST_KEYS: u32 = 100;
 const TICK: Duration = Duration::from_millis(100);
 
 /// What is measured, and how.
@@ -69,13 +64,21 @@ pub(crate) struct Measured {
     pub(crate) user_bytes: Option<u64>,
 }
 
+/// What is known of nodes on this machine.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LocalNodes {
+    /// Their processes.
+    pub(crate) pids: Vec<u32>,
+    /// Where all of them, and nothing else, keep their data.
+    pub(crate) data: Option<PathBuf>,
+}
+
 /// A benchmark under way.
 #[derive(Debug)]
 pub(crate) struct Bench {
     settings: Arc<Settings>,
     clients: Vec<Client>,
-    /// Of the nodes' processes, as far as they are on this machine.
-    pids: Vec<u32>,
+    nodes: LocalNodes,
     contexts: Arc<Contexts>,
     values: Arc<Values>,
     inserts: Arc<Inserts>,
@@ -89,7 +92,7 @@ impl Bench {
     pub(crate) async fn new(
         settings: Settings,
         clients: Vec<Client>,
-        pids: Vec<u32>,
+        nodes: LocalNodes,
     ) -> Result<Bench, CliError> {
         let mut bucket_empty = true;
         if let Some(client) = clients.first() {
@@ -111,7 +114,7 @@ impl Bench {
             values: Arc::new(values),
             settings: Arc::new(settings),
             clients,
-            pids,
+            nodes,
             was_empty: bucket_empty,
             user_bytes: None,
         })
@@ -174,10 +177,10 @@ impl Bench {
             inserts: self.inserts.clone(),
             was_empty: self.was_empty,
             turns: turns.clone(),
-            stats: Mutex::new(Stats::default()),
+            stats: Default::default(),
         });
         let client_before = process::own_cpu();
-        let nodes_before = process::usage(&self.pids);
+        let nodes_before = process::usage(&self.nodes.pids);
         let started = Instant::now();
         turns.keep_time();
         let mut workers = JoinSet::new();
@@ -205,7 +208,7 @@ impl Bench {
         }
         bar.finish_and_clear();
         let elapsed = started.elapsed();
-        let (client_after, nodes_after) = (process::own_cpu(), process::usage(&self.pids));
+        let (client_after, nodes_after) = (process::own_cpu(), process::usage(&self.nodes.pids));
 
         let mut stats = work.stats().clone();
         stats.not_begun = turns.left_out().count() as u64;
@@ -247,8 +250,11 @@ impl Bench {
         }
     }
 
-    /// What the nodes say that they occupy; nothing when one does not answer.
+    /// As the file system counts, if that can be asked; otherwise what the nodes say, and nothing when one does not answer.
     async fn disk_bytes(&self) -> Option<u64> {
+        if let Some(data) = &self.nodes.data {
+            return Some(process::disk_bytes(data));
+        }
         let client = self.clients.first()?;
         let mut total = 0;
         for state in client.view().membership().members() {
@@ -273,184 +279,4 @@ fn bar(phase: Phase, count: Option<u64>) -> ProgressBar {
     }
     bar.set_prefix(format!("phase {phase}"));
     bar
-}
-
-/// What the workers of a phase share.
-#[derive(Debug)]
-struct Work {
-    settings: Arc<Settings>,
-    phase: Phase,
-    chooser: Chooser,
-    contexts: Arc<Contexts>,
-    values: Arc<Values>,
-    inserts: Arc<Inserts>,
-    was_empty: bool,
-    turns: Arc<Turns>,
-    stats: Mutex<Stats>,
-}
-
-impl Work {
-    fn stats(&self) -> MutexGuard<'_, Stats> {
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn run(self: Arc<Self>, client: Client, mut rng: SmallRng) {
-        while let Some(turn) = self.turns.next().await {
-            let ended = match self.phase.draw(&mut rng) {
-                Action::Get => self.get(&client, turn, &mut rng).await,
-                Action::Update => self.update(&client, turn, &mut rng).await,
-                Action::Insert => self.insert(&client, turn, &mut rng).await,
-                Action::List => self.list(&client, turn).await,
-                Action::Modify => self.modify(&client, turn, &mut rng).await,
-            };
-            let mut stats = self.stats();
-            match ended {
-                Ok((operation, begun)) => stats.done(operation, begun.elapsed()),
-                Err(error) => stats.failed(&error),
-            }
-            if stats.done == 0 && stats.errors() >= FAILURES_MAX {
-                break;
-            }
-        }
-    }
-
-    /// A key that should be there.
-    fn draw_key(&self, rng: &mut SmallRng) -> u64 {
-        self.chooser.draw(self.inserts.settled().max(1), rng)
-    }
-
-    async fn read(&self, client: &Client, number: u64) -> Result<Fetched, Error> {
-        let mut get = client.get(&self.settings.bucket, key(number));
-        if let Some(r) = self.settings.r {
-            get = get.r(r);
-        }
-        if let Some(pr) = self.settings.pr {
-            get = get.pr(pr);
-        }
-        get.await
-    }
-
-    async fn write(
-        &self,
-        client: &Client,
-        number: u64,
-        context: Option<&dynkv_client::Context>,
-        value: Bytes,
-    ) -> Result<Stored, Error> {
-        let mut put = client.put(&self.settings.bucket, key(number), value);
-        if let Some(context) = context {
-            put = put.context(context);
-        }
-        with_quorum!(put, self.settings.write_quorum).await
-    }
-
-    async fn get(
-        &self,
-        client: &Client,
-        turn: Turn,
-        rng: &mut SmallRng,
-    ) -> Result<(Operation, Instant), Error> {
-        let number = self.draw_key(rng);
-        let begun = turn.intended.unwrap_or_else(Instant::now);
-        let seen = self.contexts.before_read(number);
-        let fetched = self.read(client, number).await?;
-        self.stats().got(fetched.siblings.len());
-        if fetched.siblings.len() > 1 {
-            // Whoever reads siblings replaces them with the next put.
-            self.contexts.read(number, seen, fetched.context);
-        }
-        Ok((Operation::Get, begun))
-    }
-
-    async fn update(
-        &self,
-        client: &Client,
-        turn: Turn,
-        rng: &mut SmallRng,
-    ) -> Result<(Operation, Instant), Error> {
-        let mut claim = None;
-        for _ in 0..DRAWS_MAX {
-            claim = self.contexts.try_claim(self.draw_key(rng));
-            if claim.is_some() {
-                break;
-            }
-        }
-        let claim = match claim {
-            Some(claim) => claim,
-            None => self.contexts.claim(self.draw_key(rng)).await,
-        };
-        self.put(client, turn, &claim, false, rng).await.map(|(begun, _)| (Operation::Put, begun))
-    }
-
-    async fn insert(
-        &self,
-        client: &Client,
-        turn: Turn,
-        rng: &mut SmallRng,
-    ) -> Result<(Operation, Instant), Error> {
-        let loading = self.phase == Phase::Load;
-        let number = if loading { turn.number } else { self.inserts.begin() };
-        let claim = self.contexts.claim(number).await;
-        let put = self.put(client, turn, &claim, self.was_empty, rng).await;
-        if !loading {
-            self.inserts.end(number);
-        }
-        let (begun, bytes) = put?;
-        self.stats().inserted_bytes += bytes;
-        Ok((Operation::Put, begun))
-    }
-
-    /// Writes a key under the freshest context; when it began, and how many bytes were written. A key whose context is not
-    /// known is read first, unless it is `new`.
-    async fn put(
-        &self,
-        client: &Client,
-        turn: Turn,
-        claim: &Claim,
-        new: bool,
-        rng: &mut SmallRng,
-    ) -> Result<(Instant, u64), Error> {
-        let mut context = claim.context();
-        if context.is_none() && !new {
-            self.stats().contexts_read += 1;
-            context = Some(self.read(client, claim.key).await?.context);
-        }
-        let value = self.values.draw(rng);
-        let bytes = (key(claim.key).len() + value.len()) as u64;
-        let begun = turn.intended.unwrap_or_else(Instant::now);
-        match self.write(client, claim.key, context.as_ref(), value).await {
-            Ok(stored) => {
-                claim.wrote(Some(stored.context));
-                Ok((begun, bytes))
-            }
-            Err(error) => {
-                // What it may have written is not covered by what was known: it is read before the next put.
-                claim.wrote(None);
-                Err(error)
-            }
-        }
-    }
-
-    async fn list(&self, client: &Client, turn: Turn) -> Result<(Operation, Instant), Error> {
-        let begun = turn.intended.unwrap_or_else(Instant::now);
-        let mut list = client.list(&self.settings.bucket).page_keys(LIST_KEYS).concurrency(1);
-        list.next().await.transpose()?;
-        Ok((Operation::List, begun))
-    }
-
-    async fn modify(
-        &self,
-        client: &Client,
-        turn: Turn,
-        rng: &mut SmallRng,
-    ) -> Result<(Operation, Instant), Error> {
-        let number = self.draw_key(rng);
-        let begun = turn.intended.unwrap_or_else(Instant::now);
-        let fetched = self.read(client, number).await?;
-        self.stats().got(fetched.siblings.len());
-        let written = self.write(client, number, Some(&fetched.context), self.values.draw(rng)).await;
-        // Others may do the same at the same time, which is what makes siblings here: no context is the freshest.
-        self.contexts.forget(number);
-        written.map(|_| (Operation::Rmw, begun))
-    }
 }

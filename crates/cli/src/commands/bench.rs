@@ -9,7 +9,7 @@ use dynkv_client::{Client, ClusterFile};
 use serde_json::json;
 
 use crate::bench::cluster::ThrowAway;
-use crate::bench::run::{Bench as Runner, Measured, Settings};
+use crate::bench::run::{Bench as Runner, LocalNodes, Measured, Settings};
 use crate::bench::values::{ValueBytes, ValueBytesError};
 use crate::bench::workload::{Phase, UnknownPhase};
 use crate::bench::{Popularity, chart, report};
@@ -142,9 +142,12 @@ impl Bench {
                 "throw_away": self.dev,
             })
         };
-        let pids = throw_away.as_ref().map_or_else(|| self.pids.clone(), ThrowAway::pids);
+        let nodes = match &throw_away {
+            Some(cluster) => cluster.local_nodes(),
+            None => LocalNodes { pids: self.pids.clone(), data: None },
+        };
         let settings = self.settings();
-        let mut runner = Runner::new(settings.clone(), clients.clone(), pids).await?;
+        let mut runner = Runner::new(settings.clone(), clients.clone(), nodes).await?;
         if runner.was_empty() && self.phases.first() != Some(&Phase::Load) {
             return Err(CliError::Usage(format!(
                 "bucket {} is empty: begin with the phase load, for example --phases load,{}",
@@ -200,8 +203,9 @@ impl Bench {
         measured: &[Measured],
     ) -> Result<Exit, CliError> {
         if let Some(path) = &self.svg {
-            let svg = chart::svg(measured)
-                .map_err(|error| CliError::Refused(format!("the picture cannot be drawn ({error}): leave out --svg")))?;
+            let svg = chart::svg(measured).map_err(|error| {
+                CliError::Refused(format!("the picture cannot be drawn ({error}): leave out --svg"))
+            })?;
             files::write(path, svg.as_bytes(), Access::Public)?;
         }
         if self.json {
@@ -334,7 +338,10 @@ mod tests {
         ] {
             let kind = parse(line).unwrap_err().kind();
             assert!(
-                matches!(kind, ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::UnknownArgument),
+                matches!(
+                    kind,
+                    ErrorKind::ValueValidation | ErrorKind::InvalidValue | ErrorKind::UnknownArgument
+                ),
                 "{line}: {kind:?}"
             );
         }
