@@ -3,6 +3,7 @@
 pub(crate) mod ndjson;
 pub(crate) mod pass;
 pub(crate) mod source;
+pub(crate) mod tally;
 
 /// What an import may write, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
