@@ -34,6 +34,11 @@ impl MemoryStorage {
         // A panic in another operation left the map whole: batches are applied by infallible inserts.
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn open_data(&self) -> Result<MutexGuard<'_, Data>, StorageError> {
+        let data = self.data();
+        if data.closed { Err(StorageError::Closed) } else { Ok(data) }
+    }
 }
 
 impl Committed for Data {
@@ -44,7 +49,7 @@ impl Committed for Data {
 
 impl Storage for MemoryStorage {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
-        self.data().get(space, key)
+        self.open_data()?.get(space, key)
     }
 
     fn scan(
@@ -58,7 +63,7 @@ impl Storage for MemoryStorage {
         // The lock is taken per entry, so that `visit` may use the store.
         let mut next = Bound::Included((space, start));
         loop {
-            let data = self.data();
+            let data = self.open_data()?;
             let Some(((found, key), value)) = data.map.range((next, Bound::Unbounded)).next() else {
                 return Ok(());
             };
@@ -76,10 +81,7 @@ impl Storage for MemoryStorage {
 
     fn submit(&self, _: Durability, apply: Apply) -> Result<(), StorageError> {
         let done = {
-            let mut data = self.data();
-            if data.closed {
-                return Err(StorageError::Closed);
-            }
+            let mut data = self.open_data()?;
             let mut overlay = Overlay::new();
             let done = apply(&mut Transaction::new(&*data, &mut overlay));
             for (key, value) in overlay {

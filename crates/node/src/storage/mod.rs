@@ -63,7 +63,7 @@ pub enum StorageError {
         /// Length of the queue.
         queued: usize,
     },
-    /// The store was closed; nothing was written.
+    /// The store was closed; nothing was read or written.
     #[error("the store is closed: the node is stopping")]
     Closed,
 }
@@ -115,7 +115,8 @@ pub trait Storage: Send + Sync + 'static {
     /// Sizes.
     fn stats(&self) -> StorageStats;
 
-    /// Finishes what is queued, syncs, and takes nothing more. May block for as long as the disk takes.
+    /// Finishes what is queued, syncs, and gives up its files: reads and writes are answered by [`StorageError::Closed`]
+    /// from then on. May block for as long as the disk takes.
     fn close(&self);
 }
 
