@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use dynkv_client::Context;
 use tokio::sync::Notify;
 
-/// So many keys' contexts are remembered, of about 100 bytes each; a key whose context was forgotten is read again.
+/// So many keys' contexts are remembered, of about 150 bytes each; a key whose context was forgotten is read again.
 const SLOTS_MAX: u64 = 1 << 20;
 
 /// The contexts of many keys. A key is written by one task at a time: two writes of one key at once are siblings by

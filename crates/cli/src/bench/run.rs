@@ -64,6 +64,14 @@ pub(crate) struct Measured {
     pub(crate) user_bytes: Option<u64>,
 }
 
+/// When a measurement ends.
+#[derive(Clone, Copy, Debug)]
+enum Goal {
+    /// After so many operations.
+    Operations(u64),
+    After(Duration),
+}
+
 /// What is known of nodes on this machine.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct LocalNodes {
@@ -129,17 +137,18 @@ impl Bench {
     pub(crate) async fn phase(&mut self, phase: Phase) -> Result<Measured, CliError> {
         let Settings { time, warm_up, keys, .. } = *self.settings;
         if phase == Phase::Load {
-            let measured = self.measure(phase, Arc::new(Turns::counted(keys)), Some(keys)).await?;
+            let measured =
+                self.measure(phase, Arc::new(Turns::counted(keys)), Goal::Operations(keys)).await?;
             if self.was_empty {
                 self.user_bytes = Some(measured.stats.inserted_bytes);
             }
             return Ok(Measured { user_bytes: self.user_bytes, ..measured });
         }
         if !warm_up.is_zero() {
-            let warmed = self.measure(phase, self.turns(warm_up), None).await?;
+            let warmed = self.measure(phase, self.turns(warm_up), Goal::After(warm_up)).await?;
             self.add_inserted(&warmed);
         }
-        let measured = self.measure(phase, self.turns(time), None).await?;
+        let measured = self.measure(phase, self.turns(time), Goal::After(time)).await?;
         self.add_inserted(&measured);
         Ok(Measured { user_bytes: self.user_bytes, ..measured })
     }
@@ -161,12 +170,7 @@ impl Bench {
         Arc::new(turns)
     }
 
-    async fn measure(
-        &self,
-        phase: Phase,
-        turns: Arc<Turns>,
-        count: Option<u64>,
-    ) -> Result<Measured, CliError> {
+    async fn measure(&self, phase: Phase, turns: Arc<Turns>, goal: Goal) -> Result<Measured, CliError> {
         let popularity = self.settings.popularity.unwrap_or(phase.popularity());
         let work = Arc::new(Work {
             settings: self.settings.clone(),
@@ -191,7 +195,7 @@ impl Bench {
                 workers.spawn(work.clone().run(client.clone(), rng));
             }
         }
-        let bar = bar(phase, count);
+        let bar = bar(phase, goal);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
@@ -203,7 +207,7 @@ impl Bench {
                         "phase {phase} was broken off by a defect of this program ({error}): please report it"
                     ))),
                 },
-                _ = tick.tick() => self.show(&bar, count, started, &work),
+                _ = tick.tick() => show(&bar, goal, started, &work),
             }
         }
         bar.finish_and_clear();
@@ -211,7 +215,7 @@ impl Bench {
         let (client_after, nodes_after) = (process::own_cpu(), process::usage(&self.nodes.pids));
 
         let mut stats = work.stats().clone();
-        stats.not_begun = turns.left_out().count() as u64;
+        stats.not_begun = turns.left_out();
         if stats.done == 0
             && let Some(error) = stats.first_error
         {
@@ -231,23 +235,6 @@ impl Bench {
             disk_bytes: self.disk_bytes().await,
             user_bytes: None,
         })
-    }
-
-    fn show(&self, bar: &ProgressBar, count: Option<u64>, started: Instant, work: &Work) {
-        let (done, errors) = {
-            let stats = work.stats();
-            (stats.done, stats.errors())
-        };
-        match count {
-            Some(_) => bar.set_position(done + errors),
-            None => bar.set_position(started.elapsed().as_millis() as u64),
-        }
-        let rate = done as f64 / started.elapsed().as_secs_f64().max(0.001);
-        let failed = if errors > 0 { format!(", {errors} failed") } else { String::new() };
-        bar.set_message(format!("{rate:.0} ops/s{failed}"));
-        if count.is_none() {
-            bar.set_length(self.settings.time.as_millis() as u64);
-        }
     }
 
     /// As the file system counts, if that can be asked; otherwise what the nodes say, and nothing when one does not answer.
@@ -271,12 +258,30 @@ fn seed_of(seed: u64, phase: Phase, worker: u64) -> u64 {
 }
 
 /// Shown on a terminal only.
-fn bar(phase: Phase, count: Option<u64>) -> ProgressBar {
-    let bar = ProgressBar::with_draw_target(Some(count.unwrap_or(1)), ProgressDrawTarget::stderr());
+fn bar(phase: Phase, goal: Goal) -> ProgressBar {
+    let length = match goal {
+        Goal::Operations(count) => count,
+        Goal::After(time) => time.as_millis() as u64,
+    };
+    let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
     // The template is one of ours; with the default style nothing but its looks would be lost.
     if let Ok(style) = ProgressStyle::with_template("{prefix:>10} {bar:30} {percent:>3} % {msg}") {
         bar.set_style(style);
     }
     bar.set_prefix(format!("phase {phase}"));
     bar
+}
+
+fn show(bar: &ProgressBar, goal: Goal, started: Instant, work: &Work) {
+    let (done, errors) = {
+        let stats = work.stats();
+        (stats.done, stats.errors())
+    };
+    let elapsed = started.elapsed();
+    bar.set_position(match goal {
+        Goal::Operations(_) => done + errors,
+        Goal::After(_) => elapsed.as_millis() as u64,
+    });
+    let failed = if errors > 0 { format!(", {errors} failed") } else { String::new() };
+    bar.set_message(format!("{:.0} ops/s{failed}", done as f64 / elapsed.as_secs_f64().max(0.001)));
 }

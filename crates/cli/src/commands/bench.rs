@@ -21,7 +21,7 @@ use crate::files::{self, Access};
 use crate::output;
 use crate::signals::Stop;
 
-/// Each key costs about 100 bytes of memory here, up to a million; more keys are fine but take long to load.
+/// Each key costs about 150 bytes of memory here, up to a million; more keys are fine but take long to load.
 const KEYS_MAX: u64 = 1_000_000_000;
 /// So much of a phase's time again is spent on warming up, unless told otherwise.
 const WARM_UP_SHARE: f64 = 0.1;
@@ -33,7 +33,7 @@ const WARM_UP_SHARE: f64 = 0.1;
 /// the cluster of --cluster, and the keys stay in the bucket.
 ///
 /// Phases: load (every key is written once), a (half gets, half puts), b (95 % gets, 5 % puts), c (gets), d (95 % gets of what
-/// was written last, 5 % new keys), e (95 % listings of up to 100 keys, 5 % new keys), f (half gets, half get-then-put with the
+/// was written last, 5 % new keys), e (95 % listings of up to 100 keys of one partition, 5 % new keys), f (half gets, half get-then-put with the
 /// context of the get). A put in the other phases carries the context that this client knows from its last write of the key.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
