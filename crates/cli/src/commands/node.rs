@@ -19,8 +19,9 @@ use crate::member::{address_arg, check_address};
 use crate::signals::Stop;
 use crate::{files, output};
 
-/// A node of a founded cluster that has not served by then tells what it waits for.
-const QUIET: Duration = Duration::from_secs(1);
+/// A node that has not served by then tells what it waits for. One of a founded cluster hears of the founding sooner: nodes
+/// exchange what they know every second.
+const QUIET: Duration = Duration::from_secs(2);
 
 /// Run one node of a cluster
 #[derive(Debug, Args)]
