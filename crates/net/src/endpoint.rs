@@ -371,7 +371,11 @@ async fn accept(incoming: Incoming, handler: Arc<dyn Handler>, options: Arc<Opti
     let accepted = timeout(options.connect_timeout(), async { incoming.accept()?.await }).await;
     let connection = match accepted {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return tracing::warn!(%remote, %error, "connection refused"),
+        // What we refuse is worth a look; a peer that thinks better of it is not.
+        Ok(Err(error @ quinn::ConnectionError::TransportError(_))) => {
+            return tracing::warn!(%remote, %error, "connection refused");
+        }
+        Ok(Err(error)) => return tracing::debug!(%remote, %error, "a peer gave up its handshake"),
         Err(_) => return tracing::debug!(%remote, "a handshake was not finished in time"),
     };
     match peer_name(&connection) {

@@ -99,6 +99,14 @@ async fn exchange_logged(node: &Shared, other: NodeId) {
     }
 }
 
+/// Exchanges with every known node at once: an operator's change should not wait for the next round.
+pub(crate) fn tell_all(node: &Arc<Shared>) {
+    for other in others(&node.cluster) {
+        let node = node.clone();
+        tokio::spawn(async move { exchange_logged(&node, other).await });
+    }
+}
+
 /// Makes both views equal.
 async fn exchange(node: &Shared, other: NodeId) -> Result<(), Failure> {
     let mut send_history = false;

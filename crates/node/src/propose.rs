@@ -1,5 +1,7 @@
 //! Operators' changes of the membership history.
 
+use std::sync::Arc;
+
 use dynkv_proto::{
     BUCKET_CHANGE_KIND, BucketChange, Digest, Failure, FailureCode, NodeInfo, Propose, ProposeReply,
 };
@@ -7,11 +9,12 @@ use dynkv_ring::{Change, Entry};
 
 use crate::{
     cluster::{Cluster, View, is_supported},
+    exchange,
     shared::Shared,
 };
 
 /// Checks a change against the history, stamps it and makes it part of the history.
-pub(crate) async fn answer(node: &Shared, request: Propose) -> Result<ProposeReply, Failure> {
+pub(crate) async fn answer(node: &Arc<Shared>, request: Propose) -> Result<ProposeReply, Failure> {
     let proposed = Entry::from_bytes(&request.entry).map_err(|error| invalid(error.to_string()))?;
     let (entry, view) = propose(node, proposed.change().clone(), request.nodes).await?;
     Ok(ProposeReply { entry: entry.to_bytes().into(), view })
@@ -19,7 +22,7 @@ pub(crate) async fn answer(node: &Shared, request: Propose) -> Result<ProposeRep
 
 /// The same from within the process.
 pub(crate) async fn propose(
-    node: &Shared,
+    node: &Arc<Shared>,
     change: Change,
     nodes: Vec<NodeInfo>,
 ) -> Result<(Entry, Digest), Failure> {
@@ -35,6 +38,7 @@ pub(crate) async fn propose(
     node.cluster.add_entry(entry.clone()).await.map_err(|error| {
         Failure::unknown(FailureCode::Storage, format!("node {}: {error}", node.cluster.me.id))
     })?;
+    exchange::tell_all(node);
     Ok((entry, node.cluster.view().digest))
 }
 

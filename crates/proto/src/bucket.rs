@@ -160,7 +160,10 @@ pub enum BucketError {
         wanted: &'static str,
     },
     /// A quorum larger than the number of replicas, or a part larger than its whole.
-    #[error("{name} = {value} is above {limit_name} = {limit}: choose a value from {least} to {limit}")]
+    #[error(
+        "{name} = {value} is {}: choose a value from {least} to {limit}",
+        if value > limit { format!("above {limit_name} = {limit}") } else { format!("below {least}") }
+    )]
     Quorum {
         /// The offending quorum.
         name: &'static str,
