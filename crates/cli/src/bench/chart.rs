@@ -64,6 +64,8 @@ fn draw(text: &mut String, lines: &[Line]) -> Result<(), Failure> {
     let mut chart = ChartBuilder::on(&root)
         .caption("dyn bench: latency by percentile", ("sans-serif", 20))
         .margin(16)
+        // The last label stands half outside.
+        .margin_right(40)
         .x_label_area_size(44)
         .y_label_area_size(76)
         .build_cartesian_2d((1.0..rarest).log_scale(), (least..most.max(least * 10.0)).log_scale())?;
