@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::time::Duration;
 
 use crate::map::Limits;
-use crate::peers::{Peers, pick};
+use crate::peers::{Peers, draw};
 use crate::{
     Config, Counters, Effect, Heartbeat, Incarnation, Message, NodeState, Payload, Reply, Stamp,
     VersionedMap, reconcile,
@@ -397,10 +397,10 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
 
     /// A seed, or a node that is suspected: somebody who may be on another island.
     fn island(&self, now: Duration, random: &mut impl FnMut() -> u64) -> Option<N> {
-        let mut others: Vec<&N> = self.seeds.iter().collect();
         let suspects = self.peers.iter().filter(|(_, peer)| peer.detector.is_suspect(now));
-        others.extend(suspects.map(|(id, _)| id));
-        pick(&others, random).map(|id| (*id).clone())
+        let suspects: Vec<&N> = suspects.map(|(id, _)| id).collect();
+        let at = draw(self.seeds.len() + suspects.len(), random);
+        self.seeds.get(at).or_else(|| suspects.get(at.checked_sub(self.seeds.len())?).copied()).cloned()
     }
 }
 
@@ -408,7 +408,7 @@ type StatesMessage<N> = reconcile::MapMessage<N, NodeState, Stamp>;
 
 /// True once in `every` times, on average.
 fn pick_one_in(every: u32, random: &mut impl FnMut() -> u64) -> bool {
-    (u128::from(random()) * u128::from(every.max(1))) >> 64 == 0
+    draw(every.max(1) as usize, random) == 0
 }
 
 /// Why [`Gossip::set_state`] refused; nothing has changed.

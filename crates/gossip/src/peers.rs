@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use crate::{Config, Heartbeat, PhiAccrual};
 
+/// A heartbeat is passed on so many times before a newer one is heard, and no more if none is: the dead take no room.
+const PASSES: u8 = 3;
+
 /// All nodes known, but for this one.
 #[derive(Debug, Clone)]
 pub(crate) struct Peers<N> {
@@ -20,8 +23,8 @@ pub(crate) struct Peers<N> {
 pub(crate) struct Peer {
     /// Boot counter and rounds, as last heard.
     heartbeat: (u64, u64),
-    /// Whether it was heard since it was last passed on.
-    fresh: bool,
+    /// How many more times it is passed on.
+    passes: u8,
     pub(crate) detector: PhiAccrual,
 }
 
@@ -57,7 +60,7 @@ impl<N: Ord + Clone> Peers<N> {
         let expected =
             config.interval.saturating_mul(2 * u32::try_from(nodes_per_beat).unwrap_or(u32::MAX / 2));
         let detector = PhiAccrual::new(config.detector, expected, now);
-        self.table.insert(id.clone(), Peer { heartbeat: (0, 0), fresh: false, detector });
+        self.table.insert(id.clone(), Peer { heartbeat: (0, 0), passes: 0, detector });
         self.ids.push(id.clone());
     }
 
@@ -72,13 +75,13 @@ impl<N: Ord + Clone> Peers<N> {
         let Some(peer) = self.table.get_mut(&beat.id) else { return false };
         if (beat.boot, beat.count) > peer.heartbeat {
             peer.heartbeat = (beat.boot, beat.count);
-            peer.fresh = true;
+            peer.passes = PASSES;
             peer.detector.heartbeat(now);
         }
         true
     }
 
-    /// Up to `max` heartbeats that were heard since they were last passed on, each node in its turn.
+    /// Up to `max` heartbeats that were heard lately, each node in its turn.
     pub(crate) fn fresh(&mut self, max: usize) -> Vec<Heartbeat<N>> {
         let mut beats = Vec::new();
         let after = self.sent.clone().map_or(Bound::Unbounded, Bound::Excluded);
@@ -99,7 +102,7 @@ impl<N: Ord + Clone> Peers<N> {
         const DRAWS: usize = 8;
         let mut drawn = None;
         for _ in 0..DRAWS {
-            drawn = Some(pick(&self.ids, random)?);
+            drawn = Some(self.ids.get(draw(self.ids.len(), random))?);
             if drawn.is_some_and(|id| !self.table[id].detector.is_suspect(now)) {
                 break;
             }
@@ -113,16 +116,15 @@ fn take<'a, N: Clone + 'a>(
     max: usize,
     beats: &mut Vec<Heartbeat<N>>,
 ) {
-    for (id, peer) in peers.filter(|(_, peer)| peer.fresh).take(max - beats.len()) {
-        peer.fresh = false;
+    for (id, peer) in peers.filter(|(_, peer)| peer.passes > 0).take(max - beats.len()) {
+        peer.passes -= 1;
         let (boot, count) = peer.heartbeat;
         beats.push(Heartbeat { id: id.clone(), boot, count });
     }
 }
 
-/// An element by a random number; `None` if there is none.
-pub(crate) fn pick<'a, T>(from: &'a [T], random: &mut impl FnMut() -> u64) -> Option<&'a T> {
-    // The high half of the product is uniform below the length, as near as 64 bits allow.
-    let at = (u128::from(random()) * from.len() as u128) >> 64;
-    from.get(at as usize)
+/// A number below `bound` by a random one; 0 if there is none.
+pub(crate) fn draw(bound: usize, random: &mut impl FnMut() -> u64) -> usize {
+    // The high half of the product is uniform, as near as 64 bits allow.
+    ((u128::from(random()) * bound as u128) >> 64) as usize
 }

@@ -233,10 +233,10 @@ impl<'a, K: Hash + Clone + Eq, V: Versioned> Answer<'a, K, V> {
 
     /// Adds a value, or else a question about its neighbourhood, so that the other side asks again.
     fn value_or_ask(&mut self, at: u128) {
-        if let Some(slot) = self.map.slot(at) {
-            if !self.value(at, &slot.key, &slot.value) {
-                self.ask(Prefix::new((at >> 64) as u64, 4));
-            }
+        if let Some(slot) = self.map.slot(at)
+            && !self.value(at, &slot.key, &slot.value)
+        {
+            self.ask(Prefix::new((at >> 64) as u64, 4));
         }
     }
 
