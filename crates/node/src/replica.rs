@@ -35,6 +35,12 @@ pub(crate) const SKEW_MS_MAX: u64 = 60_000;
 /// below what a message header holds.
 const CONTEXT_ENTRIES_MAX: usize = 10_000;
 
+/// Bytes of a key's siblings together, and of their headers, at which a put that leaves others beside its own version is
+/// refused. Each home may get that far by itself before they merge, and what comes of it must still fit into a frame (64 MiB)
+/// and its header (4 MiB): a key that does not could be neither read nor replicated, and so never be merged again.
+const STATE_BYTES_MAX: usize = 16 * 1024 * 1024;
+const STATE_HEADER_BYTES_MAX: usize = 1024 * 1024;
+
 /// The replica: storage, and what minting needs.
 pub(crate) struct Replica {
     pub(crate) storage: Arc<dyn Storage>,
@@ -79,6 +85,10 @@ pub(crate) enum MintError {
         "the key has {siblings} siblings, the limit is {limit}: get it, merge them, and put the result with the context of that get"
     )]
     SiblingLimit { siblings: usize, limit: u32 },
+    #[error(
+        "the key's {siblings} siblings would have {bytes} bytes together, the limit is {limit}: get it, merge them, and put the result with the context of that get"
+    )]
+    SiblingBytes { siblings: usize, bytes: usize, limit: usize },
     #[error(
         "the key's context has {entries} entries, the limit is {CONTEXT_ENTRIES_MAX}: get the key again and put with the context of that get"
     )]
@@ -292,9 +302,10 @@ impl Replica {
         };
         let (written, discarded) =
             state.put(actor, &token.context, version, conflict).map_err(|_| MintError::Counter)?;
+        let encoded = state.encode();
+        self.check_bytes(state.siblings().len(), &encoded)?;
         self.metrics.lww_discarded.inc_by(discarded as u64);
         self.metrics.versions_minted.inc();
-        let encoded = state.encode();
         let record = Record { local_actor: Some(actor), state: encoded.clone() };
         Ok((Minted { state: encoded, dot: written.dot, context: written.context, time }, Some(record)))
     }
@@ -316,6 +327,19 @@ impl Replica {
         if entries >= CONTEXT_ENTRIES_MAX {
             self.metrics.puts_refused_context_entries.inc();
             return Err(MintError::ContextLimit { entries });
+        }
+        Ok(())
+    }
+
+    /// Whether a state with a new version in it can still be carried.
+    fn check_bytes(&self, siblings: usize, encoded: &Bytes) -> Result<(), MintError> {
+        // A state begins with the length of its header.
+        let header_bytes = encoded.first_chunk().map_or(0, |len| u32::from_be_bytes(*len) as usize);
+        for (bytes, limit) in [(encoded.len(), STATE_BYTES_MAX), (header_bytes, STATE_HEADER_BYTES_MAX)] {
+            if siblings > 1 && bytes > limit {
+                self.metrics.puts_refused_siblings.inc();
+                return Err(MintError::SiblingBytes { siblings, bytes, limit });
+            }
         }
         Ok(())
     }
@@ -468,5 +492,30 @@ impl Incoming {
 
     fn puts(&self) -> impl Iterator<Item = (PutId, Dot<Actor>)> {
         self.state.siblings().iter().map(|(dot, version)| (version.put_id, *dot))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    #[test]
+    fn several_siblings_must_fit_into_a_message_and_its_header() {
+        let replica = Replica::new(
+            Arc::new(MemoryStorage::default()),
+            Arc::new(Env::fixed(5)),
+            Arc::new(Metrics::new()),
+        );
+        let check = |siblings, header_bytes: usize, bytes: usize| {
+            let mut encoded = vec![0; bytes];
+            encoded[..4].copy_from_slice(&(header_bytes as u32).to_be_bytes());
+            replica.check_bytes(siblings, &encoded.into()).is_ok()
+        };
+        assert!(check(2, STATE_HEADER_BYTES_MAX, STATE_BYTES_MAX));
+        assert!(!check(2, STATE_HEADER_BYTES_MAX, STATE_BYTES_MAX + 1));
+        assert!(!check(2, STATE_HEADER_BYTES_MAX + 1, STATE_BYTES_MAX));
+        // One by itself is bounded by the limits of its bucket, and there is nothing to merge.
+        assert!(check(1, STATE_HEADER_BYTES_MAX + 1, STATE_BYTES_MAX + 1));
     }
 }

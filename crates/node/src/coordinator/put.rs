@@ -252,7 +252,7 @@ async fn adopt(
 /// A put that was certainly not done.
 fn refusal(node: &Shared, context: &Context, error: &MintError) -> Failure {
     let code = match error {
-        MintError::SiblingLimit { .. } => FailureCode::SiblingLimit,
+        MintError::SiblingLimit { .. } | MintError::SiblingBytes { .. } => FailureCode::SiblingLimit,
         MintError::ContextLimit { .. } => FailureCode::TooLarge,
         MintError::Clock => FailureCode::Clock,
         MintError::Denied => FailureCode::NoAnswer,

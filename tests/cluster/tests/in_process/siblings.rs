@@ -137,6 +137,21 @@ async fn at_the_sibling_limit_only_a_put_that_adds_none_passes() {
 }
 
 #[tokio::test]
+async fn siblings_that_no_message_could_carry_are_refused() {
+    let cluster = Cluster::start(3).await;
+    cluster.set_bucket("b", "value_bytes_max=8000000 siblings_max=1000").await;
+    let client = cluster.client(Role::Writer).await;
+    for value in [6_000_000, 6_000_001] {
+        client.put("b", "k", vec![0; value]).await.unwrap();
+    }
+    let error = assert_refused(client.put("b", "k", vec![0; 6_000_002]).await, FailureCode::SiblingLimit);
+    assert!(error.to_string().contains("get it, merge them, and put"), "{error}");
+    let both = client.get("b", "k").await.unwrap();
+    assert_eq!(both.siblings.len(), 2);
+    client.put("b", "k", vec![0; 8_000_000]).context(&both.context).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_conflict_policy_is_fixed_when_a_bucket_is_first_set() {
     let cluster = Cluster::start(3).await;
     cluster.set_bucket("b", "conflict=siblings").await;
