@@ -171,7 +171,7 @@ impl Peers {
                     return;
                 }
             }
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let outcome = tokio::select! {
             biased;

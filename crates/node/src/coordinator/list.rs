@@ -165,7 +165,7 @@ mod tests {
     /// `"a1 b2- c3 >"`: keys with digests, `-` for dead ones, `>` for a page that was cut off.
     fn page(text: &'static str) -> Page {
         let keys = text.split_whitespace().filter(|word| *word != ">").map(|word| ListedKey {
-            key: word[..1].as_bytes().to_vec().into(),
+            key: word.as_bytes()[..1].to_vec().into(),
             digest: Digest(word[1..2].parse().expect("a digit")),
             live: !word.ends_with('-'),
         });

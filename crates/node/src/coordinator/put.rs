@@ -241,7 +241,7 @@ async fn adopt(
     let (sender, united) = oneshot::channel();
     node.replica
         .unite(key, incoming, context.properties.conflict, Durability::Memory, |result| {
-            drop(sender.send(result))
+            drop(sender.send(result));
         })
         .map_err(|error| refuse(error.to_string()))?;
     united.await.unwrap_or(Err(StorageError::Closed)).map_err(|error| refuse(error.to_string()))?;

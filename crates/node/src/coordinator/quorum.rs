@@ -119,9 +119,9 @@ mod tests {
         let mut seen = String::from(letter(&quorum));
         for (&asked, &ok) in asked.iter().zip(answers) {
             if ok {
-                quorum.answered(asked)
+                quorum.answered(asked);
             } else {
-                quorum.failed(asked)
+                quorum.failed(asked);
             }
             seen.push(letter(&quorum));
         }
