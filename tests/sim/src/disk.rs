@@ -159,6 +159,13 @@ pub struct SimStorage {
     queued: Notify,
 }
 
+/// A batch that was committed, or was not: who waits for that, and who waits for the sync.
+struct Committing {
+    in_memory: Vec<Done>,
+    on_disk: Vec<Done>,
+    result: Result<(), StorageError>,
+}
+
 impl Committed for State {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
         Ok(self.current.get(&(space, Bytes::copy_from_slice(key))).cloned())
@@ -177,10 +184,7 @@ impl SimStorage {
     }
 
     /// Runs and commits one batch. Some failures leave the batch on disk all the same: the writer cannot know.
-    fn commit(
-        &self,
-        batch: VecDeque<(Durability, Apply)>,
-    ) -> Result<(Vec<Done>, Vec<Done>, Result<(), StorageError>), StorageError> {
+    fn commit(&self, batch: VecDeque<(Durability, Apply)>) -> Result<Committing, StorageError> {
         let mut state = self.state()?;
         let mut overlay = Overlay::new();
         let (mut in_memory, mut on_disk) = (Vec::new(), Vec::new());
@@ -205,7 +209,7 @@ impl SimStorage {
             state.unsynced.push(overlay);
         }
         let result = if fails { Err(StorageError::Failed { reason: "simulated".into() }) } else { Ok(()) };
-        Ok((in_memory, on_disk, result))
+        Ok(Committing { in_memory, on_disk, result })
     }
 
     fn sync(&self, batches: usize) -> Result<(), StorageError> {
@@ -243,7 +247,7 @@ async fn write_batches(storage: std::sync::Weak<SimStorage>) {
             continue;
         }
         tokio::time::sleep(speed.commit).await;
-        let Ok((in_memory, on_disk, result)) = strong.commit(batch) else { return };
+        let Ok(Committing { in_memory, on_disk, result }) = strong.commit(batch) else { return };
         in_memory.into_iter().for_each(|done| done(result.clone()));
         if on_disk.is_empty() {
             continue;
