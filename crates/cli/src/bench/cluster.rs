@@ -194,13 +194,21 @@ impl NodeProcess {
         }
     }
 
-    /// With the last line of its log, which is about to be deleted.
-    fn failed(&self) -> CliError {
+    /// With how it ended, and the last line of its log, which is about to be deleted.
+    fn failed(&mut self) -> CliError {
+        let mut reasons = Vec::new();
+        if let Ok(Some(status)) = self.child.try_wait() {
+            reasons.push(status.to_string());
+        }
         let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let reason = log.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("its log is empty");
+        reasons.extend(log.lines().rev().find(|line| !line.trim().is_empty()).map(str::to_owned));
+        if reasons.is_empty() {
+            reasons.push("it says nothing".to_owned());
+        }
         CliError::Refused(format!(
-            "node {} of the throw-away cluster does not run ({reason}): free memory and disk, or name another folder with --dir",
-            self.id
+            "node {} of the throw-away cluster does not run ({}): free memory and disk, or name another folder with --dir",
+            self.id,
+            reasons.join("; ")
         ))
     }
 }
