@@ -37,7 +37,7 @@ pub struct Config {
     /// as many. Default: 16.
     pub heartbeats_max: usize,
     /// The greatest number of messages in an exchange, opening included; what is missing still is left to the
-    /// next one. Default: 64.
+    /// next one. Less than 16 counts as 16, for that many may be needed to find one difference. Default: 64.
     pub steps_max: u16,
     /// For the failure detectors.
     pub detector: DetectorConfig,

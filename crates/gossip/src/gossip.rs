@@ -67,6 +67,9 @@ pub struct Gossip<N, P> {
     counters: Counters,
 }
 
+/// See [`Config::steps_max`].
+const STEPS_MIN: u16 = 16;
+
 /// What [`Gossip::tick`] and [`Gossip::handle`] return.
 type Effects<N, P> = Vec<Effect<N, <P as Payload>::Message>>;
 
@@ -168,7 +171,7 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
         let something = states.is_some() || reply.answer.is_some();
         // The number of messages comes from the other side: at the limit the exchange is over.
         let step = message.step.saturating_add(1);
-        if (opening || something) && step < self.config.steps_max.max(2) {
+        if (opening || something) && step < self.config.steps_max.max(STEPS_MIN) {
             let heartbeats = if opening { self.heartbeats() } else { Vec::new() };
             let message = Message { step, heartbeats, states, payload: reply.answer };
             self.counters.messages_sent += 1;

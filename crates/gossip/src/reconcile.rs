@@ -14,8 +14,9 @@
 //! | wanted keys | | the values |
 //! | values | merging gave more than was sent | the merged values |
 //!
-//! What does not fit into a message is asked for again by a branch, so the conversation goes on. What does not
-//! fit even as a question waits for the next exchange; a message's first parts always do fit.
+//! What does not fit into a message - values, leaves, or 16 more branches - is asked for again by a branch, so
+//! the conversation goes on. The first question of a message is always answered by more than itself, so it ends.
+//! Questions beyond [`PARTS_MAX`](MapMessage::PARTS_MAX) are dropped, and wait for the next exchange.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
@@ -188,8 +189,9 @@ pub(crate) fn handle<K: Hash + Clone + Eq, V: Versioned>(
     for leaf in leaves.iter().take(Message::<K, V>::PARTS_MAX) {
         answer.compare(leaf.prefix, &leaf.held, &welcome);
     }
-    for branch in branches.iter().take(Message::<K, V>::PARTS_MAX) {
-        answer.divide(*branch, &welcome);
+    let branches = &branches[..branches.len().min(Message::<K, V>::PARTS_MAX)];
+    for (at, branch) in branches.iter().enumerate() {
+        answer.divide(*branch, branches.len() - at - 1, &welcome);
     }
     let answer = answer.message();
     Handled { answer: (!answer.is_empty()).then_some(answer), changed }
@@ -275,8 +277,8 @@ impl<'a, K: Hash + Clone + Eq, V: Versioned> Answer<'a, K, V> {
         }
     }
 
-    /// The other side has another digest under a prefix, or the same.
-    fn divide(&mut self, theirs: Branch, welcome: impl Fn(&K) -> bool) {
+    /// The other side has another digest under a prefix, or the same. `more` questions follow this one.
+    fn divide(&mut self, theirs: Branch, more: usize, welcome: impl Fn(&K) -> bool) {
         let Branch { prefix, digest } = theirs;
         if self.map.digest_of(prefix) == digest {
             return;
@@ -286,16 +288,19 @@ impl<'a, K: Hash + Clone + Eq, V: Versioned> Answer<'a, K, V> {
             return;
         }
         let few = self.map.range(prefix.range()).take(LEAF + 1).count() <= LEAF;
+        let asked = self.message.branches.len();
         if few || prefix.is_deepest() {
             if self.message.leaves.len() < Message::<K, V>::PARTS_MAX {
                 let held = self.map.range(prefix.range()).take(LEAF);
                 let held = held.map(|(_, slot)| (slot.key.clone(), slot.value.version())).collect();
                 self.message.leaves.push(Leaf { prefix, held });
+            } else {
+                self.ask(prefix);
             }
-            return;
-        }
-        for child in prefix.children() {
-            self.ask(child);
+        } else if asked == 0 || asked + 16 + more <= Message::<K, V>::PARTS_MAX {
+            prefix.children().for_each(|child| self.ask(child));
+        } else {
+            self.ask(prefix);
         }
     }
 }
