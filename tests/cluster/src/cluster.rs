@@ -76,13 +76,14 @@ impl Cluster {
 
     /// Starts a further node, with a good certificate and the others as seeds.
     pub async fn add(&mut self, node: &str) {
-        let node = self.start_node(id(node)).await.unwrap_or_else(|error| panic!("{node}: {error}"));
+        let node =
+            self.start_node(id(node), loopback()).await.unwrap_or_else(|error| panic!("{node}: {error}"));
         self.nodes.insert(node.id(), Slot { info: node.info().clone(), node: Some(node) });
     }
 
-    async fn start_node(&self, node: NodeId) -> Result<Node, StartError> {
+    async fn start_node(&self, node: NodeId, listen: SocketAddr) -> Result<Node, StartError> {
         let identity = self.identity(&PeerName::node(CLUSTER, node).expect("a good name"));
-        let mut config = NodeConfig::new(self.data_dir(node), loopback(), identity);
+        let mut config = NodeConfig::new(self.data_dir(node), listen, identity);
         config.seeds = self.running().map(|other| other.info().address.clone()).collect();
         config.cache_bytes = 1024 * 1024;
         Node::start(config).await
@@ -171,13 +172,26 @@ impl Cluster {
 
     /// Starts a stopped node on its data, at another port.
     pub async fn restart(&mut self, node: NodeId) {
-        // What a crashed node was doing may hold its directory for a moment longer.
-        let started = eventually("a node starts on its data", async || match self.start_node(node).await {
-            Ok(node) => Some(node),
-            Err(StartError::DataDir(dynkv_node::DataDirError::InUse { .. })) => None,
-            Err(error) => panic!("{node}: {error}"),
-        })
-        .await;
+        self.restart_at(node, loopback()).await;
+    }
+
+    /// Starts a stopped node where it was before, on whatever is in its data directory.
+    pub async fn restart_in_place(&mut self, node: NodeId) {
+        let address = self.nodes[&node].info.address.parse().expect("an address of ours");
+        self.restart_at(node, address).await;
+    }
+
+    async fn restart_at(&mut self, node: NodeId, listen: SocketAddr) {
+        // What a node was doing when it ended may hold its directory and its port for a moment longer.
+        let started =
+            eventually("a node starts on its data", async || match self.start_node(node, listen).await {
+                Ok(node) => Some(node),
+                Err(StartError::DataDir(dynkv_node::DataDirError::InUse { .. }) | StartError::Bind(_)) => {
+                    None
+                }
+                Err(error) => panic!("{node}: {error}"),
+            })
+            .await;
         self.nodes.insert(node, Slot { info: started.info().clone(), node: Some(started) });
     }
 

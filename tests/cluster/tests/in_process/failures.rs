@@ -211,3 +211,26 @@ async fn a_data_directory_is_used_by_one_running_node_at_a_time() {
     cluster.restart(node).await;
     cluster.settled().await;
 }
+
+#[tokio::test]
+async fn a_node_that_lost_its_disk_is_refilled_by_reads() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client(Role::Writer).await;
+    put_all(&client, "kept").await;
+    let node = id("n2");
+    cluster.stop(node).await;
+    std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
+    // Where the others look for it: by its boot counter the new disk is no newer than the old one.
+    cluster.restart_in_place(node).await;
+    cluster.settled().await;
+    assert_eq!(held(&cluster, node).await, vec![Vec::<String>::new(); KEYS.len()]);
+
+    client.refresh().await.unwrap();
+    for key in KEYS {
+        assert_eq!(client.get("b", key).r(3).await.unwrap().value().unwrap(), "kept");
+    }
+    eventually("reads have refilled it", async || {
+        (held(&cluster, node).await == vec![vec!["kept"]; KEYS.len()]).then_some(())
+    })
+    .await;
+}
