@@ -306,7 +306,7 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
         let message = Message {
             step: 0,
             heartbeats: self.heartbeats(),
-            states: Some(reconcile::open(&self.states)),
+            states: Some(reconcile::open(&mut self.states)),
             payload: Some(self.payload.open()),
         };
         Effect::Send { to, message }

@@ -1,6 +1,6 @@
 //! A map in which the greatest version of each value wins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::hash::Hash;
 use std::ops::RangeInclusive;
@@ -61,9 +61,19 @@ pub struct VersionedMap<K, V> {
     slots: BTreeMap<u128, Slot<K, V>>,
     /// Of all slots; compared in every round.
     digest: Digest,
+    /// Hashes of what changed last, newest last, and how many more messages shall tell of it unasked.
+    news: VecDeque<(u128, u8)>,
     limits: Limits,
     refused: u64,
 }
+
+/// How many messages tell of a change unasked: one often meets a node that knows, but two that do are rare while a
+/// change is young.
+const TELLS: u8 = 2;
+/// Changes remembered as news; of more, the oldest are left to the comparison of digests.
+const NEWS_MAX: usize = 32;
+/// Bytes of news in a message.
+const NEWS_BYTES_MAX: usize = 4 * 1024;
 
 #[derive(Clone)]
 pub(crate) struct Slot<K, V> {
@@ -124,7 +134,7 @@ impl<K: Hash + Clone + Eq, V: Versioned> VersionedMap<K, V> {
     /// An empty map.
     #[must_use]
     pub fn with_limits(limits: Limits) -> Self {
-        Self { slots: BTreeMap::new(), digest: Digest::EMPTY, limits, refused: 0 }
+        Self { slots: BTreeMap::new(), digest: Digest::EMPTY, news: VecDeque::new(), limits, refused: 0 }
     }
 
     /// Merges a value into what is under the key; `false` if that was as new already.
@@ -168,6 +178,7 @@ impl<K: Hash + Clone + Eq, V: Versioned> VersionedMap<K, V> {
             let digest = Digest::of(&(&key, value.version()));
             self.digest = self.digest.plus(digest);
             self.slots.insert(at, Slot { key, value, digest });
+            self.remember(at);
             return Merged::Changed;
         };
         if slot.key != key {
@@ -181,7 +192,38 @@ impl<K: Hash + Clone + Eq, V: Versioned> VersionedMap<K, V> {
         }
         self.digest = self.digest.minus(slot.digest).plus(digest);
         slot.digest = digest;
+        self.remember(at);
         Merged::Changed
+    }
+
+    fn remember(&mut self, at: u128) {
+        self.news.retain(|(known, _)| *known != at);
+        if self.news.len() == NEWS_MAX {
+            self.news.pop_front();
+        }
+        self.news.push_back((at, TELLS));
+    }
+
+    /// What changed lately and was not told often enough yet, the latest first.
+    pub(crate) fn news(&mut self) -> Vec<(K, V)> {
+        let mut told = Vec::new();
+        let bytes_max = self.limits.message_bytes_max.min(NEWS_BYTES_MAX);
+        let mut bytes = 0;
+        for (at, tells) in self.news.iter_mut().rev() {
+            // What is gone, or too large for any message, is no news.
+            let size = self.slots.get(at).map_or(usize::MAX, |slot| slot.value.size_bytes());
+            if size > bytes_max {
+                *tells = 0;
+            } else if let Some(slot) = self.slots.get(at)
+                && bytes + size <= bytes_max
+            {
+                bytes += size;
+                *tells -= 1;
+                told.push((slot.key.clone(), slot.value.clone()));
+            }
+        }
+        self.news.retain(|(_, tells)| *tells > 0);
+        told
     }
 
     /// Takes an entry out, which only lasts if nobody sends it again.
@@ -215,7 +257,7 @@ pub(crate) fn hash<K: Hash>(key: &K) -> u128 {
 impl<K: Hash + Clone + Eq, V: Versioned> Payload for VersionedMap<K, V> {
     type Message = MapMessage<K, V, V::Version>;
 
-    fn open(&self) -> Self::Message {
+    fn open(&mut self) -> Self::Message {
         reconcile::open(self)
     }
 

@@ -15,7 +15,8 @@
 ///
 /// * Merging is commutative, associative and idempotent; messages get lost, doubled and reordered, and come
 ///   from exchanges long over.
-/// * `open` is short, for it is sent in every round, changed or not: a digest.
+/// * `open` is short, for it is sent in every round, changed or not: a digest, and for some rounds after a change
+///   perhaps what is new. (That is why it may change something: what is no longer new.)
 /// * To the opening of an equal payload, `handle` answers nothing.
 /// * Messages are bounded, whatever the other side sent, and so is what is stored.
 ///
@@ -31,7 +32,7 @@
 /// impl Payload for Greatest {
 ///     type Message = u64;
 ///
-///     fn open(&self) -> u64 {
+///     fn open(&mut self) -> u64 {
 ///         self.0
 ///     }
 ///
@@ -53,7 +54,7 @@ pub trait Payload {
     type Message;
 
     /// The first message of a conversation: short, see above.
-    fn open(&self) -> Self::Message;
+    fn open(&mut self) -> Self::Message;
 
     /// Takes a message in, and says what to answer.
     fn handle(&mut self, message: Self::Message) -> Reply<Self::Message>;
@@ -79,7 +80,7 @@ impl<M> Default for Reply<M> {
 impl Payload for () {
     type Message = ();
 
-    fn open(&self) {}
+    fn open(&mut self) {}
 
     fn handle(&mut self, (): ()) -> Reply<()> {
         Reply::default()
@@ -92,7 +93,7 @@ macro_rules! tuple {
         impl<$($part: Payload),+> Payload for ($($part,)+) {
             type Message = ($(Option<$part::Message>,)+);
 
-            fn open(&self) -> Self::Message {
+            fn open(&mut self) -> Self::Message {
                 ($(Some(self.$at.open()),)+)
             }
 

@@ -14,6 +14,9 @@
 //! | wanted keys | | the values |
 //! | values | merging gave more than was sent | the merged values |
 //!
+//! An opening is the branch at the root. Values that are news go with it, and with the answer, unasked: while a
+//! change spreads, that is most often all that differs, and spares the descent.
+//!
 //! What does not fit into a message - values, leaves, or 16 more branches - is asked for again by a branch, so
 //! the conversation goes on. The first question of a message is always answered by more than itself, so it ends.
 //! Questions beyond [`PARTS_MAX`](MapMessage::PARTS_MAX) are dropped, and wait for the next exchange.
@@ -143,10 +146,10 @@ pub(crate) struct Handled<K, M> {
 
 type Message<K, V> = MapMessage<K, V, <V as Versioned>::Version>;
 
-/// The first message of a conversation: the digest of all.
-pub(crate) fn open<K: Hash + Clone + Eq, V: Versioned>(map: &VersionedMap<K, V>) -> Message<K, V> {
+/// The first message of a conversation: the digest of all, and the news.
+pub(crate) fn open<K: Hash + Clone + Eq, V: Versioned>(map: &mut VersionedMap<K, V>) -> Message<K, V> {
     let root = Branch { prefix: Prefix::ROOT, digest: map.digest() };
-    MapMessage { branches: vec![root], leaves: Vec::new(), wanted: Vec::new(), values: Vec::new() }
+    MapMessage { branches: vec![root], leaves: Vec::new(), wanted: Vec::new(), values: map.news() }
 }
 
 /// Merges what a message brings and says what to answer. Nothing is wanted under keys that are not `welcome`.
@@ -159,6 +162,7 @@ pub(crate) fn handle<K: Hash + Clone + Eq, V: Versioned>(
 ) -> Handled<K, Message<K, V>> {
     let mut changed = Vec::new();
     let mut better = Vec::new();
+    let mut received = BTreeSet::new();
     let mut refused = false;
     for (key, value) in message.values.into_iter().take(Message::<K, V>::VALUES_MAX) {
         let sent = value.version();
@@ -172,13 +176,24 @@ pub(crate) fn handle<K: Hash + Clone + Eq, V: Versioned>(
             Merged::Known => {}
         }
         let at = hash(&key);
+        received.insert(at);
         if map.slot(at).is_some_and(|slot| slot.value.version() != sent) {
             better.push(at);
         }
     }
+    // To somebody who begins a conversation and is not equal, what is new here may be all that is missing.
+    let different = |branch: &Branch| branch.prefix == Prefix::ROOT && branch.digest != map.digest();
+    let news = if message.branches.iter().any(different) { map.news() } else { Vec::new() };
+
     let mut answer = Answer::new(map);
     for at in better {
         answer.value_or_ask(at);
+    }
+    for (key, value) in &news {
+        let at = hash(key);
+        if !received.contains(&at) {
+            answer.value(at, key, value);
+        }
     }
     for key in message.wanted.iter().take(Message::<K, V>::WANTED_MAX) {
         answer.value_or_ask(hash(key));

@@ -126,7 +126,7 @@ impl<T: Element> GrowSet<T> {
 impl<T: Element> Payload for GrowSet<T> {
     type Message = MapMessage<Digest, Only<T>, ()>;
 
-    fn open(&self) -> Self::Message {
+    fn open(&mut self) -> Self::Message {
         self.elements.open()
     }
 
