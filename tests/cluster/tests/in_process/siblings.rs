@@ -3,7 +3,10 @@
 use dynkv_client::Context;
 use dynkv_net::Role;
 use dynkv_proto::FailureCode;
-use dynkv_tests::cluster::{Cluster, bucket_change};
+use dynkv_tests::{
+    cluster::{Cluster, bucket_change},
+    wait::LONG,
+};
 
 use crate::support::{assert_refused, read, values};
 
@@ -141,14 +144,16 @@ async fn siblings_that_no_message_could_carry_are_refused() {
     let cluster = Cluster::start(3).await;
     cluster.set_bucket("b", "value_bytes_max=8000000 siblings_max=1000").await;
     let client = cluster.client(Role::Writer).await;
-    for value in [6_000_000, 6_000_001] {
-        client.put("b", "k", vec![0; value]).await.unwrap();
+    // Unoptimized, megabytes take their time.
+    let put = |bytes| client.put("b", "k", vec![0; bytes]).timeout(LONG);
+    for bytes in [6_000_000, 6_000_001] {
+        put(bytes).await.unwrap();
     }
-    let error = assert_refused(client.put("b", "k", vec![0; 6_000_002]).await, FailureCode::SiblingLimit);
+    let error = assert_refused(put(6_000_002).await, FailureCode::SiblingLimit);
     assert!(error.to_string().contains("get it, merge them, and put"), "{error}");
-    let both = client.get("b", "k").await.unwrap();
+    let both = client.get("b", "k").timeout(LONG).await.unwrap();
     assert_eq!(both.siblings.len(), 2);
-    client.put("b", "k", vec![0; 8_000_000]).context(&both.context).await.unwrap();
+    put(8_000_000).context(&both.context).await.unwrap();
 }
 
 #[tokio::test]
