@@ -20,7 +20,7 @@ use std::hash::{Hash, Hasher};
 ///
 /// assert_eq!(Digest::of(&"n1"), Digest::of(&"n1".to_owned()));
 /// assert_ne!(Digest::of(&"n1"), Digest::of(&"n2"));
-/// assert_eq!(Digest::of(&0u8).to_string(), "a2d5fc4ff6bef2b3ef4ba10763c1da31");
+/// assert_eq!(Digest::of(&0u8).to_string(), "85051c9d29e1cc0397ad1c3d3abe4d4a");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Digest(u128);

@@ -73,7 +73,7 @@ const TELLS: u8 = 2;
 /// Changes remembered as news; of more, the oldest are left to the comparison of digests.
 const NEWS_MAX: usize = 32;
 /// Bytes of news in a message.
-const NEWS_BYTES_MAX: usize = 4 * 1024;
+const NEWS_BYTES_MAX: usize = 1024;
 
 #[derive(Clone)]
 pub(crate) struct Slot<K, V> {

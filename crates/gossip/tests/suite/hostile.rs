@@ -72,7 +72,7 @@ fn message() -> impl Strategy<Value = Wire> {
     let heartbeat =
         (0..40u32, number(), number()).prop_map(|(id, boot, count)| Heartbeat { id, boot, count });
     let bytes = vec(any::<u8>(), 0..9);
-    let elements = bytes.clone().prop_map(|bytes| bytes.into());
+    let elements = bytes.clone().prop_map(Into::into);
     let history = map(prop_oneof![digest(), bytes.prop_map(|bytes| Digest::of(&bytes))], elements, Just(()));
     let latest = (number(), number()).prop_map(|(version, value)| Latest { version, value });
     let configurations = map(any::<u16>(), latest, number());
