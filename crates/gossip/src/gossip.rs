@@ -182,6 +182,8 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
 
     /// Says something new about this node. The others have it within some rounds.
     ///
+    /// Every change travels to every node: say a number that moves all the time in rough steps.
+    ///
     /// After a [conflict](Effect::Conflict) that this run is the lesser one of, nobody will hear of it.
     ///
     /// # Errors

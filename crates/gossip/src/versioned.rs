@@ -64,7 +64,8 @@ impl<T: Element> Versioned for Latest<T> {
 
 /// What a [`GrowSet`](crate::GrowSet) or a [`Latest`] can hold.
 ///
-/// Implemented for bytes, strings and integers. For a type of another crate take a newtype, or its bytes.
+/// Implemented for bytes, strings and integers. For a type of another crate take a newtype, or its bytes; and for
+/// bytes that shall travel through `serde` as bytes, not as a list of numbers, a newtype with `serde_bytes`.
 pub trait Element: Clone + Hash {
     /// About how many bytes the value takes in a message.
     fn size_bytes(&self) -> usize;

@@ -79,7 +79,7 @@ fn start(world: &mut World<Carried>, config: Config, id: u32, boot: u64) -> usiz
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
     fn after_healing_all_are_equal(
@@ -287,4 +287,27 @@ fn a_node_that_slept_does_not_suspect_the_others() {
     assert!(node.is_suspect(&0, wake));
     node.tick(wake, || 0);
     assert!(!node.peers().any(|id| node.is_suspect(id, wake)));
+}
+
+#[test]
+fn a_change_reaches_a_hundred_nodes_in_eight_rounds() {
+    let mut world = settled(100, Config::default());
+    for change in 0..20 {
+        world.node_mut(change).payload_mut().2.insert(change as u64).unwrap();
+        world.run(8 * SECOND);
+        let informed = world.alive().filter(|node| node.payload().2.contains(&(change as u64))).count();
+        assert_eq!(informed, 100, "change {change}");
+    }
+}
+
+#[test]
+fn pauses_and_losses_make_no_suspects() {
+    let mut world = settled(12, Config::default());
+    world.faults.loss = 0.05;
+    world.faults.pauses = Some((SECOND / 5, 10 * SECOND));
+    let mut phi_max: f64 = 0.0;
+    world.run_watched(1_800 * SECOND, |_, node, now| {
+        phi_max = node.peers().filter_map(|id| node.phi(id, now)).fold(phi_max, f64::max);
+    });
+    assert!(phi_max < 8.0, "{phi_max}");
 }
