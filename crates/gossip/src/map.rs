@@ -141,7 +141,8 @@ impl<K: Hash + Clone + Eq, V: Versioned> VersionedMap<K, V> {
     ///
     /// # Errors
     ///
-    /// If the key is new and the map is full; nothing has changed then.
+    /// If the key is new and the map is full - or has another key with the same hash, which takes somebody who
+    /// builds one. Nothing has changed then.
     pub fn insert(&mut self, key: K, value: V) -> Result<bool, MapFull> {
         match self.merge(key, value) {
             Merged::Changed => Ok(true),
@@ -153,7 +154,7 @@ impl<K: Hash + Clone + Eq, V: Versioned> VersionedMap<K, V> {
     /// The value under a key.
     #[must_use]
     pub fn get(&self, key: &K) -> Option<&V> {
-        self.slots.get(&hash(key)).map(|slot| &slot.value)
+        self.slots.get(&hash(key)).filter(|slot| slot.key == *key).map(|slot| &slot.value)
     }
 
     pub(crate) fn is_full(&self) -> bool {
@@ -228,7 +229,9 @@ impl<K: Hash + Clone + Eq, V: Versioned> VersionedMap<K, V> {
 
     /// Takes an entry out, which only lasts if nobody sends it again.
     pub(crate) fn remove(&mut self, key: &K) {
-        if let Some(slot) = self.slots.remove(&hash(key)) {
+        if self.get(key).is_some()
+            && let Some(slot) = self.slots.remove(&hash(key))
+        {
             self.digest = self.digest.minus(slot.digest);
         }
     }

@@ -93,3 +93,13 @@ fn a_conflict_is_over_with_the_next_start() {
     assert_eq!(conflicts(&world), []);
     assert!(world.alive().all(|node| node.state(&3).unwrap().stamp.contested_by.is_none()));
 }
+
+#[test]
+fn a_run_that_has_not_said_anything_yet_is_no_conflict_either() {
+    let mut world = cluster(4, Faults::NONE, 1);
+    world.kill(2);
+    let process = world.start(Config::default(), 2, 6, &[0, 1], Carried::default());
+    world.run(20 * SECOND);
+    assert_eq!(world.node(process).state(&2).unwrap().bytes, [5], "of the run before");
+    assert_eq!(conflicts(&world), []);
+}

@@ -174,7 +174,8 @@ fn large_elements_travel_alone() {
 
 #[test]
 fn a_full_set_refuses_and_the_conversation_ends() {
-    let mut limits = small(200);
+    // Five values in a message: what is refused is not all there is to send.
+    let mut limits = small(20);
     limits.entries_max = 100;
     let numbers = |range: std::ops::Range<u32>| range.collect::<BTreeSet<u32>>();
     let mut a = set(&numbers(0..100), limits);
@@ -230,4 +231,53 @@ fn one_difference_in_many_takes_few_messages() {
     let log = talk(&mut a, &mut b);
     assert!(log.len() <= 8, "{}", log.len());
     assert_eq!(a, b);
+}
+
+#[test]
+fn old_news_is_answered_with_newer() {
+    let map = |version| {
+        let mut map = VersionedMap::new();
+        map.insert(1u8, Latest { version, value: 0u8 }).unwrap();
+        map
+    };
+    let (mut old, mut new) = (map(1), aged(map(2)));
+    let log = talk(&mut old, &mut new);
+    assert_eq!(log[1].values, [(1, Latest { version: 2, value: 0 })]);
+    assert_eq!(old, new);
+}
+
+#[test]
+fn states_that_are_both_newer_unite_in_one_conversation() {
+    let incarnation = Incarnation { boot: 2, nonce: 2 };
+    let map = |version, contested_by| {
+        let stamp = Stamp { incarnation, version, contested_by };
+        let mut map = VersionedMap::new();
+        map.insert(1u8, NodeState { stamp, bytes: vec![version as u8] }).unwrap();
+        aged(map)
+    };
+    let contested_by = Some(Incarnation { boot: 1, nonce: 1 });
+    let (mut a, mut b) = (map(5, contested_by), map(6, None));
+    talk(&mut a, &mut b);
+    for map in [a, b] {
+        assert_eq!(map.get(&1).unwrap().stamp, Stamp { incarnation, version: 6, contested_by });
+        assert_eq!(map.get(&1).unwrap().bytes, [6]);
+    }
+}
+
+#[test]
+fn two_keys_with_one_hash_are_not_mixed_up() {
+    #[derive(Clone, PartialEq, Eq)]
+    struct Key(u8);
+
+    impl std::hash::Hash for Key {
+        fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+            0u8.hash(state);
+        }
+    }
+
+    let mut map = VersionedMap::new();
+    map.insert(Key(1), Latest { version: 1, value: 1u8 }).unwrap();
+    assert!(map.insert(Key(2), Latest { version: 2, value: 2 }).is_err());
+    assert_eq!(map.get(&Key(1)).unwrap().value, 1);
+    assert!(map.get(&Key(2)).is_none());
 }
