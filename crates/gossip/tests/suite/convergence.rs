@@ -250,6 +250,22 @@ fn a_removed_node_does_not_come_back() {
 }
 
 #[test]
+fn what_one_does_not_want_the_other_does_not_offer_for_ever() {
+    let mut config = Config::default();
+    config.message_bytes_max = 1; // one state in a message
+    let mut world = settled(22, config);
+    for gone in 2..22 {
+        world.kill(gone);
+        world.node_mut(0).remove(gone as u32);
+    }
+    world.log = Some(Vec::new());
+    world.run(20 * SECOND);
+    let steps = world.log.take().unwrap().iter().map(|message| message.step).max().unwrap();
+    assert!((2..10).contains(&steps), "{steps}");
+    assert!(world.node(0).counters().states_refused > 0);
+}
+
+#[test]
 fn equal_seeds_have_equal_runs() {
     let run = || {
         let faults = Faults { loss: 0.1, duplication: 0.1, ..Faults::NONE };
