@@ -8,6 +8,7 @@ use std::{
 use dynkv_proto::{Actor, PutId, Seen};
 use dynkv_vclock::Dot;
 use tokio::time::Instant;
+use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 /// How long a client may go on retrying one put. Its default deadline is 5 s; the longest accepted is this.
 pub(crate) const RETRY_WINDOW: Duration = Duration::from_secs(60);
@@ -29,7 +30,7 @@ const IDS_MAX: usize = 100_000;
 /// both move the moment from which that is true.
 pub(crate) struct PutIds {
     /// Only looked up, never walked: its order is not deterministic.
-    known: HashMap<PutId, Known>,
+    known: HashMap<PutId, Known, Xxh3DefaultBuilder>,
     order: VecDeque<(Instant, PutId)>,
     complete_since: Instant,
     ids_max: usize,
@@ -52,7 +53,7 @@ pub(crate) struct Denied;
 
 impl PutIds {
     pub(crate) fn new(now: Instant) -> PutIds {
-        PutIds { known: HashMap::new(), order: VecDeque::new(), complete_since: now, ids_max: IDS_MAX }
+        PutIds { known: HashMap::default(), order: VecDeque::new(), complete_since: now, ids_max: IDS_MAX }
     }
 
     /// Remembers that `id` was applied under `dot`.

@@ -150,8 +150,10 @@ pub(crate) fn to_cbor<T: Serialize>(value: &T) -> Vec<u8> {
 /// Decodes one CBOR item that must fill `bytes`.
 pub(crate) fn from_cbor<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
     let mut rest = bytes;
-    // Our deepest message nests five arrays; 16 stops a bomb long before the stack notices.
-    let value = ciborium::de::from_reader_with_recursion_limit(&mut rest, 16)
+    // For ids and other short fixed strings; longer ones go straight into what is decoded. ciborium's own scratch space is
+    // 4 KiB that it clears for every message: a sixth of a put's instructions.
+    let mut scratch = [0; 64];
+    let value = ciborium::de::from_reader_with_buffer(&mut rest, &mut scratch)
         .map_err(|error| DecodeError::Header { reason: error.to_string() })?;
     if !rest.is_empty() {
         return Err(DecodeError::Header { reason: format!("{} bytes left over", rest.len()) });

@@ -213,6 +213,35 @@ fn surplus_fields_are_skipped_and_missing_ones_named() {
     assert!(error.to_string().contains("key"), "{error}");
 }
 
+/// Surplus fields are skipped whatever they are, but not so deep that the stack would notice.
+#[test]
+fn deep_nesting_is_refused() {
+    let nested = |depth: usize| {
+        let mut header = vec![0x82, 0x00];
+        header.extend(vec![0x81; depth]);
+        header.push(0x00);
+        Frame { kind: Metrics::KIND, header: header.into(), body: Bytes::new() }.message::<Metrics>()
+    };
+    assert_eq!(nested(10), Ok(Metrics { reserved: 0 }));
+    assert!(matches!(nested(1_000_000), Err(DecodeError::Header { .. })));
+}
+
+#[test]
+fn strings_longer_than_the_scratch_space_are_read() {
+    let long = "k".repeat(5000);
+    let put = Put {
+        content_type: long.clone(),
+        key: long.clone().into_bytes().into(),
+        meta: [(long.clone(), long)].into(),
+        ..put()
+    };
+    assert_eq!(from_header(&put), Ok(put));
+}
+
+fn from_header(put: &Put) -> Result<Put, DecodeError> {
+    Frame::new(put, Bytes::new()).message()
+}
+
 #[test]
 fn an_unknown_failure_code_keeps_its_number() {
     let failure = Failure::not_done(FailureCode::Other(999), "of the future");
