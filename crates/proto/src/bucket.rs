@@ -18,6 +18,13 @@ pub const DEFAULT_BUCKET: &str = "default";
 /// The longest bucket name, in bytes of UTF-8.
 pub const BUCKET_BYTES_MAX: usize = 64;
 
+/// The largest [`BucketProperties::key_bytes_max`]: a key travels and is stored with every version of its value.
+pub const KEY_BYTES_MAX: u32 = 16 * 1024;
+
+/// The largest [`BucketProperties::value_bytes_max`], 16 MiB: each of three coordinators may keep one value as a sibling,
+/// and all of them still fit into one frame of 64 MiB.
+pub const VALUE_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
 /// The kind under which bucket properties are kept in the history.
 pub const BUCKET_CHANGE_KIND: u16 = Change::FIRST_OTHER_KIND;
 
@@ -89,9 +96,9 @@ pub struct BucketProperties {
     pub pw: u8,
     /// What becomes of concurrent writes.
     pub conflict: Conflict,
-    /// The longest key a client may write, in bytes.
+    /// The longest key a client may write, in bytes; at most [`KEY_BYTES_MAX`].
     pub key_bytes_max: u32,
-    /// The longest value a client may write, in bytes.
+    /// The longest value a client may write, in bytes; at most [`VALUE_BYTES_MAX`].
     pub value_bytes_max: u32,
     /// Siblings at which a put that would add one more is refused.
     pub siblings_max: u32,
@@ -138,6 +145,9 @@ array! {
         siblings_max: Option<u32>,
     }
 }
+
+const KEY_BYTES_WANTED: &str = "a number of bytes up to 16384 (16 KiB)";
+const VALUE_BYTES_WANTED: &str = "a number of bytes up to 16777216 (16 MiB)";
 
 /// Why a bucket or its properties are refused. Nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -245,17 +255,37 @@ impl BucketChange {
             value.parse().map(Some).map_err(|_| error())
         }
         let (quorum, count) = ("a whole number up to n", "a whole number up to 4294967295");
+        let mut changed = self.clone();
         match property {
-            "r" => self.r = parse(property, value, quorum)?,
-            "w" => self.w = parse(property, value, quorum)?,
-            "dw" => self.dw = parse(property, value, quorum)?,
-            "pr" => self.pr = parse(property, value, quorum)?,
-            "pw" => self.pw = parse(property, value, quorum)?,
-            "conflict" => self.conflict = Some(value.parse()?),
-            "key_bytes_max" => self.key_bytes_max = parse(property, value, count)?,
-            "value_bytes_max" => self.value_bytes_max = parse(property, value, count)?,
-            "siblings_max" => self.siblings_max = parse(property, value, count)?,
+            "r" => changed.r = parse(property, value, quorum)?,
+            "w" => changed.w = parse(property, value, quorum)?,
+            "dw" => changed.dw = parse(property, value, quorum)?,
+            "pr" => changed.pr = parse(property, value, quorum)?,
+            "pw" => changed.pw = parse(property, value, quorum)?,
+            "conflict" => changed.conflict = Some(value.parse()?),
+            "key_bytes_max" => changed.key_bytes_max = parse(property, value, KEY_BYTES_WANTED)?,
+            "value_bytes_max" => changed.value_bytes_max = parse(property, value, VALUE_BYTES_WANTED)?,
+            "siblings_max" => changed.siblings_max = parse(property, value, count)?,
             _ => return Err(BucketError::Property { property: property.into() }),
+        }
+        changed.check_sizes()?;
+        *self = changed;
+        Ok(())
+    }
+
+    /// Whether keys and values of the sizes asked for can travel.
+    fn check_sizes(&self) -> Result<(), BucketError> {
+        for (property, value, most, wanted) in [
+            ("key_bytes_max", self.key_bytes_max, KEY_BYTES_MAX, KEY_BYTES_WANTED),
+            ("value_bytes_max", self.value_bytes_max, VALUE_BYTES_MAX, VALUE_BYTES_WANTED),
+        ] {
+            if let Some(value) = value.filter(|&value| value > most) {
+                return Err(BucketError::Value {
+                    property: property.into(),
+                    value: value.to_string(),
+                    wanted,
+                });
+            }
         }
         Ok(())
     }
@@ -285,8 +315,9 @@ impl BucketChange {
         set(&mut to.dw, self.dw);
         set(&mut to.pr, self.pr);
         set(&mut to.pw, self.pw);
-        set(&mut to.key_bytes_max, self.key_bytes_max);
-        set(&mut to.value_bytes_max, self.value_bytes_max);
+        // A history may come from a node that checks less: what cannot travel is not promised.
+        set(&mut to.key_bytes_max, self.key_bytes_max.map(|bytes| bytes.min(KEY_BYTES_MAX)));
+        set(&mut to.value_bytes_max, self.value_bytes_max.map(|bytes| bytes.min(VALUE_BYTES_MAX)));
         set(&mut to.siblings_max, self.siblings_max);
         if first {
             set(&mut to.conflict, self.conflict);
@@ -357,6 +388,7 @@ impl Buckets {
     /// [`BucketError`] when the change is refused.
     pub fn preview(&self, change: &BucketChange, n: u8) -> Result<BucketProperties, BucketError> {
         check_bucket_name(&change.bucket)?;
+        change.check_sizes()?;
         let mut after = self.clone();
         after.apply(change);
         let properties = after.get(&change.bucket).clone();
@@ -375,6 +407,39 @@ impl Buckets {
                 };
                 capped.check(n).map(|()| properties)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_and_values_that_cannot_travel_are_not_allowed_for() {
+        for (property, most, wanted) in [
+            ("key_bytes_max", KEY_BYTES_MAX, KEY_BYTES_WANTED),
+            ("value_bytes_max", VALUE_BYTES_MAX, VALUE_BYTES_WANTED),
+        ] {
+            assert!(wanted.contains(&most.to_string()));
+            let mut change = BucketChange::new("b");
+            change.set(property, &most.to_string()).unwrap();
+            assert!(Buckets::default().preview(&change, 3).is_ok());
+
+            let value = (most + 1).to_string();
+            let refused = Err(BucketError::Value { property: property.into(), value: value.clone(), wanted });
+            let before = change.clone();
+            assert_eq!((change.set(property, &value), &change), (refused.clone(), &before));
+            // As it comes over the wire, past `set`.
+            match property {
+                "key_bytes_max" => change.key_bytes_max = Some(most + 1),
+                _ => change.value_bytes_max = Some(most + 1),
+            }
+            assert_eq!(Buckets::default().preview(&change, 3).map(drop), refused);
+            let mut buckets = Buckets::default();
+            buckets.apply(&change);
+            let folded = buckets.get("b");
+            assert!(folded.key_bytes_max <= KEY_BYTES_MAX && folded.value_bytes_max <= VALUE_BYTES_MAX);
         }
     }
 }

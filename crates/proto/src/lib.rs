@@ -40,7 +40,7 @@ mod state;
 pub use blob::Blob;
 pub use bucket::{
     BUCKET_BYTES_MAX, BUCKET_CHANGE_KIND, BucketChange, BucketError, BucketProperties, Buckets, Conflict,
-    DEFAULT_BUCKET, check_bucket_name,
+    DEFAULT_BUCKET, KEY_BYTES_MAX, VALUE_BYTES_MAX, check_bucket_name,
 };
 pub use context::{CONTEXT_BYTES_MAX, ContextError, ContextToken};
 pub use error::DecodeError;
