@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | certainly not sent | next node | next node | next node |
 //! | not done, and no other node can cure it | give up | give up | give up |
-//! | not done, otherwise | next node | next node | next node |
+//! | not done, otherwise | next node | next node | next node, each once |
 //! | unknown | next node | the same node once more, then the next, as a retry | give up |
 //!
 //! A put keeps its id through all attempts. Once an attempt's outcome is unknown, only success makes it known again:
@@ -109,6 +109,12 @@ impl Attempts {
     /// Whether the next attempt must be marked as a retry.
     pub(crate) fn is_retry(&self) -> bool {
         self.unknown.is_some()
+    }
+
+    /// Whether to begin again with the first node after all were tried. What must not be done twice is for its caller to
+    /// look at once a node has refused it; a read or a put may well succeed a moment later.
+    pub(crate) fn goes_round(&self) -> bool {
+        self.repeat != Repeat::Once || self.refused.is_none()
     }
 
     /// How long the next attempt may take when `left` is left of the deadline: never all of it, so that another node can
@@ -362,6 +368,17 @@ mod tests {
         for setback in [silence(), perhaps(FailureCode::NoAnswer), perhaps(FailureCode::Forbidden)] {
             let error = check(Repeat::Once, &[setback], &[Next::GiveUp]);
             assert_eq!(error.outcome(), Outcome::Unknown);
+        }
+    }
+
+    #[test]
+    fn a_refused_change_goes_round_once() {
+        for (repeat, goes_round) in [(Repeat::Once, false), (Repeat::Read, true), (Repeat::Put, true)] {
+            let mut attempts = Attempts::new(repeat);
+            attempts.after(node(1), unsent());
+            assert!(attempts.goes_round());
+            attempts.after(node(2), no(FailureCode::NotServing));
+            assert_eq!(attempts.goes_round(), goes_round);
         }
     }
 

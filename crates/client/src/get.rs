@@ -67,13 +67,15 @@ impl Get {
     async fn run(self) -> Result<Fetched, Error> {
         let Get { inner, bucket, key, r, pr, timeout } = self;
         check_key(&bucket, &key)?;
+        let deadline = deadline(&inner, timeout);
+        inner.founded(deadline).await?;
         let partition = Position::of(&bucket, &key).partition(inner.view().ring().partitions());
         let call = Call {
             target: Target::Partition(partition),
             preferred: None,
             repeat: Repeat::Read,
             class: Class::Foreground,
-            deadline: deadline(&inner, timeout),
+            deadline,
         };
         let mut message =
             dynkv_proto::Get { bucket, key: key.into(), r, pr, timeout_ms: 0, hops: Hops::default() };

@@ -122,7 +122,7 @@ impl List {
     /// Within the page: [`Error`].
     pub async fn next(&mut self) -> Option<Result<Page, Error>> {
         if self.waiting.is_none()
-            && let Err(error) = self.begin()
+            && let Err(error) = self.begin().await
         {
             self.complete = false;
             return Some(Err(error));
@@ -146,14 +146,15 @@ impl List {
         self.complete && ended
     }
 
-    fn begin(&mut self) -> Result<(), Error> {
+    async fn begin(&mut self) -> Result<(), Error> {
+        let ready = match check_bucket(&self.bucket) {
+            Ok(()) => self.inner.founded(deadline(&self.inner, self.timeout)).await,
+            refused => refused,
+        };
         // Whatever is wrong is said once.
         self.waiting = Some(VecDeque::new());
-        check_bucket(&self.bucket)?;
+        ready?;
         let view = self.inner.view();
-        if !view.membership().founded() {
-            return Err(self.inner.not_founded());
-        }
         let parts = view.ring().partitions().ids().map(|partition| Part { partition, after: None });
         self.waiting = Some(parts.collect());
         Ok(())

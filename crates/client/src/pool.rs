@@ -8,7 +8,7 @@ use std::time::Duration;
 use dynkv_net::{Connection, Endpoint, Expect, PeerName};
 use dynkv_ring::NodeId;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::health::Reach;
@@ -45,11 +45,19 @@ pub(crate) struct Pool {
     links: Mutex<BTreeMap<NodeId, Link>>,
     /// Which node answered at an address given by name, such as a seed.
     known: Mutex<BTreeMap<String, NodeId>>,
+    /// Told when a connection turns out to be lost, or none could be made.
+    lost: Arc<Notify>,
 }
 
 impl Pool {
     pub(crate) fn new(endpoint: Endpoint, runtime: Handle) -> Arc<Pool> {
-        Arc::new(Pool { endpoint, runtime, links: Mutex::default(), known: Mutex::default() })
+        Arc::new(Pool {
+            endpoint,
+            runtime,
+            links: Mutex::default(),
+            known: Mutex::default(),
+            lost: Arc::default(),
+        })
     }
 
     fn links(&self) -> MutexGuard<'_, BTreeMap<NodeId, Link>> {
@@ -58,6 +66,11 @@ impl Pool {
 
     pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// Told when a node is not where it was.
+    pub(crate) fn lost(&self) -> Arc<Notify> {
+        self.lost.clone()
     }
 
     pub(crate) fn endpoint(&self) -> &Endpoint {
@@ -117,7 +130,8 @@ impl Pool {
                 }
                 failures = *before;
             }
-            Some(Link::Up(_)) | None => {}
+            Some(Link::Up(_)) => self.lost.notify_one(),
+            None => {}
         }
         let Some(address) = address.map(str::to_owned) else {
             return Err(format!("the address of node {node} is not known"));
@@ -131,6 +145,7 @@ impl Pool {
                 Ok(connection) => Link::Up(connection.clone()),
                 Err(reason) => {
                     tracing::debug!(%node, address, reason, "no connection");
+                    pool.lost.notify_one();
                     let pause = (BACKOFF_FIRST * 2u32.saturating_pow(failures)).min(BACKOFF_MAX);
                     let retry_at = Instant::now() + pause;
                     let failures = failures.saturating_add(1).min(16);

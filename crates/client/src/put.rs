@@ -70,12 +70,19 @@ impl Write {
             Some(context) => (context.to_wire(), fastest(context, position)?),
         };
         let put_id = self.put_id.unwrap_or_else(|| inner.put_id());
+        let failed = |error: Error| match self.retry {
+            // What this attempt certainly did not do, the one it repeats may have.
+            true => error.after_unknown().of_put(put_id),
+            false => error.of_put(put_id),
+        };
+        let deadline = deadline(&inner, self.timeout);
+        inner.founded(deadline).await.map_err(failed)?;
         let call = Call {
             target: Target::Partition(position.partition(inner.view().ring().partitions())),
             preferred,
             repeat: Repeat::Put,
             class: Class::Foreground,
-            deadline: deadline(&inner, self.timeout),
+            deadline,
         };
         let mut message = dynkv_proto::Put {
             bucket,
@@ -99,11 +106,7 @@ impl Write {
             Frame::new(&message, value.clone())
         };
         let stored = inner.run(call, request, read).await;
-        stored.map(|stored| Stored { put_id, ..stored }).map_err(|error| match self.retry {
-            // What this attempt certainly did not do, the one it repeats may have.
-            true => error.after_unknown().of_put(put_id),
-            false => error.of_put(put_id),
-        })
+        stored.map(|stored| Stored { put_id, ..stored }).map_err(failed)
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use dynkv_net::Class;
 use dynkv_proto::{Digest, FailureCode, Frame, View, ViewReply};
 use dynkv_ring::NodeId;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout, timeout_at};
 
 use crate::Error;
 use crate::attempts::{Attempts, Repeat, Setback};
@@ -16,7 +16,8 @@ use crate::request::{Call, Circle, Target, read_reply};
 
 /// How long one node may take to tell its view.
 const VIEW_LIMIT: Duration = Duration::from_secs(1);
-/// While histories spread, answers differ: one digest asks for one refresh in this time.
+/// While histories spread, answers differ: one digest asks for one refresh in this time. So do nodes that are lost, all
+/// together.
 const NEWS_PAUSE: Duration = Duration::from_secs(1);
 
 impl Inner {
@@ -64,7 +65,7 @@ impl Inner {
         };
         let view = self.view();
         let mut attempts = Attempts::new(Repeat::Read);
-        for node in self.candidates(&view, &call, Circle::Near)? {
+        for node in self.candidates(&view, &call, Circle::Near) {
             let limit = attempts.limit(deadline.saturating_duration_since(Instant::now())).min(VIEW_LIMIT);
             let request = || Frame::new(&View { view: view.digest() }, Bytes::new());
             let answered = self.ask(&view, node, Class::Foreground, limit, request).await;
@@ -110,16 +111,23 @@ impl Inner {
         Ok(())
     }
 
-    /// Refreshes the view from time to time, until the last client is dropped.
+    /// Refreshes the view from time to time, and when a node was lost, which may have moved: until the last client is dropped.
     pub(crate) fn start_refreshing(&self) {
         let (me, every) = (self.me.clone(), self.options.refresh_interval.max(Duration::from_millis(1)));
+        let lost = self.pool.lost();
         let task = self.pool.runtime().spawn(async move {
             let mut ticks = interval(every);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             // The first tick comes at once, when the view is fresh.
             ticks.tick().await;
             loop {
-                ticks.tick().await;
+                let earliest = Instant::now() + NEWS_PAUSE;
+                tokio::select! {
+                    // In this order, because a simulation must repeat itself.
+                    biased;
+                    _ = ticks.tick() => {}
+                    () = async { lost.notified().await; sleep_until(earliest).await } => {}
+                }
                 let Some(client) = me.upgrade() else { return };
                 let deadline = Instant::now() + client.options.timeout;
                 if let Err(error) = client.refresh(None, deadline).await {

@@ -72,7 +72,7 @@ impl Inner {
         'round: loop {
             let view = self.view();
             for circle in [Circle::Near, Circle::Far] {
-                for node in self.candidates(&view, &call, circle)? {
+                for node in self.candidates(&view, &call, circle) {
                     loop {
                         let left = call.deadline.saturating_duration_since(Instant::now());
                         if left.is_zero() {
@@ -109,7 +109,7 @@ impl Inner {
                 }
             }
             let left = call.deadline.saturating_duration_since(Instant::now());
-            if left <= pause {
+            if left <= pause || !attempts.goes_round() {
                 break;
             }
             sleep(pause).await;
@@ -120,14 +120,9 @@ impl Inner {
 
     /// The nodes to ask, best first. Connections to homes that have none are begun on the way, so that later requests find
     /// them.
-    pub(crate) fn candidates(
-        &self,
-        view: &ClusterView,
-        call: &Call,
-        circle: Circle,
-    ) -> Result<Vec<NodeId>, Error> {
+    pub(crate) fn candidates(&self, view: &ClusterView, call: &Call, circle: Circle) -> Vec<NodeId> {
         match (call.target, circle) {
-            (Target::Node(node), Circle::Near) => Ok(vec![node]),
+            (Target::Node(node), Circle::Near) => vec![node],
             (Target::Any, Circle::Near) => {
                 let mut nodes: Vec<NodeId> =
                     view.membership().members().map(|state| state.member.id).collect();
@@ -137,10 +132,9 @@ impl Inner {
                     nodes.sort_unstable();
                     nodes.dedup();
                 }
-                Ok(self.rank(nodes, call.preferred))
+                self.rank(nodes, call.preferred)
             }
-            (Target::Node(_) | Target::Any, Circle::Far) => Ok(Vec::new()),
-            (Target::Partition(_), _) if !view.membership().founded() => Err(self.not_founded()),
+            (Target::Node(_) | Target::Any, Circle::Far) => Vec::new(),
             (Target::Partition(partition), Circle::Near) => {
                 let homes = view.ring().homes(partition);
                 for home in homes {
@@ -148,12 +142,12 @@ impl Inner {
                         self.pool.prepare(*home, &info.address);
                     }
                 }
-                Ok(self.rank(homes.to_vec(), call.preferred.filter(|node| homes.contains(node))))
+                self.rank(homes.to_vec(), call.preferred.filter(|node| homes.contains(node)))
             }
             (Target::Partition(partition), Circle::Far) => {
                 let homes = view.ring().homes(partition);
                 let others = view.ring().preference(partition).map(|member| member.id);
-                Ok(self.rank(others.filter(|node| !homes.contains(node)).collect(), None))
+                self.rank(others.filter(|node| !homes.contains(node)).collect(), None)
             }
         }
     }
@@ -164,12 +158,21 @@ impl Inner {
         nodes.into_iter().map(|(node, _)| node).collect()
     }
 
-    pub(crate) fn not_founded(&self) -> Error {
+    /// Makes sure that the view is of a founded cluster: one that is not, such as that of a client that connected before
+    /// the founding, is refreshed before anything is said about it.
+    pub(crate) async fn founded(&self, deadline: Instant) -> Result<(), Error> {
+        if self.view().membership().founded() {
+            return Ok(());
+        }
+        self.refresh(None, deadline).await?;
+        if self.view().membership().founded() {
+            return Ok(());
+        }
         let message = format!(
             "cluster '{}' has not been founded yet: run `dyn cluster create`, or wait until it is",
             self.cluster
         );
-        Error::refused(FailureCode::NotServing, message)
+        Err(Error::refused(FailureCode::NotServing, message))
     }
 
     /// One attempt at one node, connecting included.

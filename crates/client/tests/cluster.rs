@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::future::IntoFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
@@ -12,7 +13,7 @@ use dynkv_client::net::certs::{CertificateAuthority, Validity};
 use dynkv_client::net::{self, IdentityError};
 use dynkv_client::proto::{
     BucketChange, Conflict, Digest, FailureCode, Frame, Get, ListReply, MetricsReply, Outcome, Propose,
-    ProposeReply, StatusReply, kinds,
+    ProposeReply, PutId, StatusReply, kinds,
 };
 use dynkv_client::ring::{Change, Entry, Member};
 use dynkv_client::{Client, ClusterFile, ClusterFileError, ConnectError, Context, Error, Options};
@@ -119,6 +120,10 @@ async fn a_cluster_is_founded_through_a_client() {
         assert!(error.to_string().contains("dyn cluster create"), "{error}");
     }
 
+    // What a retry cannot even try says nothing about the put that it repeats.
+    let error = client.put("b", "k", "v").retry_of(PutId(5)).await.unwrap_err();
+    assert_eq!((error.outcome(), error.code()), (Outcome::Unknown, Some(FailureCode::NotServing)));
+
     take_proposals(&cluster, 2);
     let nodes = cluster.with(|shared| shared.nodes.values().cloned().collect());
     let address = cluster.endpoints[&node(2)].local_addr().to_string();
@@ -126,6 +131,54 @@ async fn a_cluster_is_founded_through_a_client() {
     assert_eq!((founded.issuer(), founded.time()), (node(2), 99));
     assert!(client.view().membership().founded());
     client.put("b", "k", "v").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_founding_by_somebody_else_is_seen_at_the_next_request() {
+    let cluster = FakeCluster::unfounded(3).await;
+    let options = Options { refresh_interval: Duration::from_secs(3600), ..options() };
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(Client::with_options(&cluster.file(), options.clone()).await.unwrap());
+    }
+    let founding = cluster.founding();
+    cluster.with(|shared| add(&mut shared.history, 1, Change::Found(founding)));
+    let before = cluster.with(|shared| shared.views);
+    // Requests at one time ask once.
+    let (client, mut gets) = (&clients[0], tokio::task::JoinSet::new());
+    for n in 0..20 {
+        gets.spawn(client.get("b", format!("key-{n}")).into_future());
+    }
+    while let Some(got) = gets.join_next().await {
+        got.unwrap().unwrap();
+    }
+    assert_eq!(cluster.with(|shared| shared.views) - before, 1);
+    clients[1].put("b", "k", "v").await.unwrap();
+    // The fake nodes do not know how to list; but they are asked.
+    let mut list = clients[2].list("b").timeout(Duration::from_millis(500)).concurrency(1);
+    let error = list.next().await.unwrap().unwrap_err();
+    assert_eq!(error.code(), Some(FailureCode::UnknownKind), "{error}");
+}
+
+#[tokio::test]
+async fn a_refused_change_is_answered_at_once() {
+    let cluster = FakeCluster::founded(3).await;
+    let client = cluster.client().await;
+    let change = BucketChange::new("b").to_change();
+    for code in [FailureCode::NotServing, FailureCode::Overloaded, FailureCode::Storage] {
+        cluster.with(|shared| shared.log.clear());
+        for n in 1..=3 {
+            cluster.script(node(n), move |frame| {
+                (frame.kind == kinds::PROPOSE).then(|| Reaction::Answer(no(code)))
+            });
+        }
+        let proposed = client.propose(change.clone(), vec![]).timeout(Duration::from_secs(3600));
+        let error = within(Duration::from_secs(20), proposed.into_future()).await.unwrap_err();
+        assert_eq!((error.outcome(), error.code()), (Outcome::NotDone, Some(code)));
+        let mut asked = cluster.asked(kinds::PROPOSE);
+        asked.sort();
+        assert_eq!(asked, [node(1), node(2), node(3)], "each once");
+    }
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use dynkv_client::proto::{FailureCode, Outcome, PutId, kinds};
 use dynkv_client::ring::{Change, Member, NodeId};
-use dynkv_client::{Context, Error};
+use dynkv_client::{Client, Context, Error, Options};
 use support::*;
 
 #[tokio::test]
@@ -241,6 +241,42 @@ async fn a_node_that_comes_back_elsewhere_is_found() {
     client.refresh().await.unwrap();
     client.get("b", "k").await.unwrap();
     assert_eq!(cluster.asked(kinds::GET), [node(1), node(1)]);
+}
+
+#[tokio::test]
+async fn a_node_that_moves_is_found_without_asking() {
+    let mut cluster = FakeCluster::founded(3).await;
+    let options = Options { refresh_interval: Duration::from_secs(3600), ..options() };
+    let client = Client::with_options(&cluster.file(), options).await.unwrap();
+    // Until there are connections to all homes.
+    let connected =
+        |cluster: &FakeCluster| cluster.endpoints.values().all(|node| node.open_connections() > 0);
+    client.get("b", "k").await.unwrap();
+    until(|| connected(&cluster)).await;
+    cluster.stop(node(2)).await;
+    cluster.start(node(2));
+    // The other two answer; that the third is missed is enough.
+    let moved = cluster.with(|shared| shared.nodes[&node(2)].address.clone());
+    let found = async {
+        while client.view().node(&node(2)).is_none_or(|info| info.address != moved) || !connected(&cluster) {
+            client.get("b", "k").await.unwrap();
+        }
+    };
+    within(Duration::from_secs(20), found).await;
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_does_not_make_a_storm_of_refreshes() {
+    let mut cluster = FakeCluster::founded(3).await;
+    let client = cluster.client().await;
+    client.get("b", "k").await.unwrap();
+    let (before, started) = (cluster.with(|shared| shared.views), Instant::now());
+    cluster.stop(node(2)).await;
+    for _ in 0..500 {
+        client.get("b", "k").await.unwrap();
+    }
+    let asked = cluster.with(|shared| shared.views) - before;
+    assert!(asked <= 1 + started.elapsed().as_secs() as usize, "{asked} refreshes for one lost node");
 }
 
 #[tokio::test]
