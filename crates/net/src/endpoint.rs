@@ -3,20 +3,22 @@
 use std::fmt;
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
 
 use quinn::{AsyncUdpSocket, Incoming, Runtime, TokioRuntime};
 use rustls::pki_types::CertificateDer;
 use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::connect::{ConnectError, Refused};
 use crate::connection::{Connection, canonical};
 use crate::gate::Gate;
 use crate::identity::Identity;
 use crate::name::PeerName;
+use crate::nowhere::Nowhere;
 use crate::options::Options;
 use crate::serve::{Handler, serve_connection};
 use crate::tls;
@@ -26,6 +28,9 @@ use crate::wire::{Class, FrameReader, close_code};
 /// The kernel's buffers of a socket, in bytes: a burst from many peers should wait there rather than be lost. The
 /// system may grant less.
 const SOCKET_BUFFER_BYTES: usize = 4 * 1024 * 1024;
+
+/// How often a closing endpoint looks whether its socket is gone.
+const RELEASE_TICK: Duration = Duration::from_millis(1);
 
 /// One UDP socket, one identity. Cloning shares both.
 ///
@@ -78,6 +83,8 @@ struct Inner {
     identity: Identity,
     options: Arc<Options>,
     local_addr: SocketAddr,
+    /// quinn's, to see when it is gone.
+    socket: Weak<dyn AsyncUdpSocket>,
     /// Inside are the `serve` futures.
     gate: Arc<Gate>,
 }
@@ -160,11 +167,12 @@ impl Endpoint {
             })
             .transpose()?;
         let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let ours = Arc::downgrade(&socket);
         let quinn = quinn::Endpoint::new_with_abstract_socket(options.endpoint(), server, socket, runtime)
             .map_err(|source| BindError::from_io(unknown, source))?;
         let local_addr = quinn.local_addr().map_err(|source| BindError::from_io(unknown, source))?;
         let (options, gate) = (Arc::new(options), Arc::default());
-        Ok(Endpoint(Arc::new(Inner { quinn, identity, options, local_addr, gate })))
+        Ok(Endpoint(Arc::new(Inner { quinn, identity, options, local_addr, socket: ours, gate })))
     }
 
     /// The address of the socket, with the port that the system chose.
@@ -252,14 +260,31 @@ impl Endpoint {
     }
 
     /// Stops serving, waits for the answers under way (at most for
-    /// [`drain_timeout_ms`](Options::drain_timeout_ms)), then closes all connections and tells the peers.
+    /// [`drain_timeout_ms`](Options::drain_timeout_ms)), then closes all connections, tells the peers, and gives up the
+    /// socket: when this returns a node's port is free, unless somebody still holds a [`Connection`].
     pub async fn close(&self) {
-        let Inner { quinn, options, gate, .. } = &*self.0;
+        let Inner { quinn, identity, options, local_addr, socket, gate } = &*self.0;
         gate.close();
         // Whether time ran out or all is answered: what follows is the same.
         let _ = timeout(options.drain_timeout(), gate.empty()).await;
         quinn.close(close_code::DONE, b"going down");
         let _ = timeout(options.drain_timeout(), quinn.wait_idle()).await;
+        // Twice, because quinn keeps the latest one for stragglers. It refuses only sockets without an address.
+        let nowhere = Arc::new(Nowhere(*local_addr));
+        for _ in 0..2 {
+            let _ = quinn.rebind_abstract(nowhere.clone());
+        }
+        if !identity.name().is_node() {
+            // Nobody wants to have a client's port again.
+            return;
+        }
+        // Connections let go of it when their tasks run next.
+        let released = async {
+            while socket.strong_count() > 0 {
+                sleep(RELEASE_TICK).await;
+            }
+        };
+        let _ = timeout(options.drain_timeout(), released).await;
     }
 }
 

@@ -79,6 +79,7 @@ mod failure;
 mod gate;
 mod identity;
 mod name;
+mod nowhere;
 mod options;
 mod serve;
 mod tls;

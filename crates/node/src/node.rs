@@ -277,7 +277,7 @@ impl Node {
     }
 
     /// Stops: takes no more requests, waits a bounded time for those under way, and closes the store, with everything in it
-    /// on disk.
+    /// on disk. Another node may use the port and the data directory when this returns.
     pub async fn shutdown(self) {
         let Node { shared, endpoint, tasks } = self;
         // From here on new requests are refused as overloaded; those under way end or run into their deadline.
@@ -285,6 +285,8 @@ impl Node {
         if idle.is_err() {
             tracing::warn!("requests were still under way when the node stopped");
         }
+        // Tasks under way would keep them until their calls' deadlines.
+        shared.peers.close();
         endpoint.close().await;
         drop(tasks);
         // Blocks for a last fsync; nothing else is left to run on this runtime.

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -53,6 +53,8 @@ pub(crate) struct Peers {
     endpoint: Endpoint,
     cluster: Arc<Cluster>,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
+    /// Whether the node stops: no connection is kept any more.
+    closed: AtomicBool,
 }
 
 /// One other node.
@@ -75,7 +77,7 @@ struct PeerState {
 
 impl Peers {
     pub(crate) fn new(endpoint: Endpoint, cluster: Arc<Cluster>) -> Peers {
-        Peers { endpoint, cluster, peers: Mutex::new(BTreeMap::new()) }
+        Peers { endpoint, cluster, peers: Mutex::default(), closed: AtomicBool::new(false) }
     }
 
     fn peer(&self, id: NodeId) -> Arc<Peer> {
@@ -182,7 +184,7 @@ impl Peers {
         match outcome {
             Ok(connection) => {
                 tracing::debug!(peer = %peer.id, address = %info.address, "connected");
-                *state = PeerState { connection: Some(connection.clone()), ..PeerState::default() };
+                *state = PeerState { connection: self.kept(&connection), ..PeerState::default() };
                 Ok(connection)
             }
             Err(error) => {
@@ -191,6 +193,20 @@ impl Peers {
                 state.last_error.clone_from(&error);
                 Err(PeerError::Unreachable(error))
             }
+        }
+    }
+
+    /// To be called under the lock of the peer's state, so that none slips in behind [`Peers::close`].
+    fn kept(&self, connection: &Connection) -> Option<Connection> {
+        (!self.closed.load(Ordering::SeqCst)).then(|| connection.clone())
+    }
+
+    /// Lets go of all connections: each ends with its last call, and none holds the node's port any longer than that.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        for peer in peers.values() {
+            peer.state().connection = None;
         }
     }
 
@@ -230,7 +246,8 @@ impl Peers {
         if id != self.cluster.me.id {
             let peer = self.peer(id);
             if peer.connected().is_none() {
-                *peer.state() = PeerState { connection: Some(connection), ..PeerState::default() };
+                let mut state = peer.state();
+                *state = PeerState { connection: self.kept(&connection), ..PeerState::default() };
             }
         }
         Ok(id)

@@ -359,3 +359,23 @@ async fn a_full_node_refuses_connections() {
     assert_eq!(error, ConnectError::Busy { addr: node.addr() });
     assert!(ask(&first, "x").await.is_ok() && ask(&second, "x").await.is_ok());
 }
+
+#[tokio::test]
+async fn a_closed_endpoint_has_left_its_port() {
+    let identity = Cluster::new().identity(&node_name("n1"));
+    let any = "127.0.0.1:0".parse().unwrap();
+    let options = Options { drain_timeout_ms: 50, ..Options::default() };
+    let endpoint = Endpoint::bind(any, identity, options).unwrap();
+    // A handshake that is not answered goes on for longer than the endpoint waits.
+    let silent = std::net::UdpSocket::bind(any).unwrap();
+    let connecting = tokio::spawn({
+        let (endpoint, silent) = (endpoint.clone(), silent.local_addr().unwrap());
+        async move { endpoint.connect(silent, Expect::AnyNode).await.map(drop) }
+    });
+    while endpoint.open_connections() == 0 {
+        tokio::task::yield_now().await;
+    }
+    endpoint.close().await;
+    std::net::UdpSocket::bind(endpoint.local_addr()).expect("the port is free");
+    timeout(LONG, connecting).await.unwrap().unwrap().unwrap_err();
+}
