@@ -3,13 +3,14 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use dynkv_proto::{Buckets, Digest, NodeInfo};
 use dynkv_ring::{Change, Entry, History, HistoryFull, Membership, NodeId};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::storage::{Space, Storage, StorageError, write_durably};
 
@@ -61,20 +62,33 @@ const NODES: Bytes = Bytes::from_static(b"nodes");
 
 /// The cluster in the eyes of one node.
 pub(crate) struct Cluster {
+    /// This node as of its start. What others are told of it may bear a higher boot: see [`Cluster::unite_nodes`].
     pub(crate) me: NodeInfo,
     /// The cluster's name, from the node's certificate.
     pub(crate) name: String,
     storage: Arc<dyn Storage>,
     view: RwLock<Arc<View>>,
-    nodes: Mutex<BTreeMap<NodeId, NodeInfo>>,
+    nodes: Mutex<Nodes>,
     changed: watch::Sender<()>,
     /// Held while a history is united, stored and published, so that two unions cannot lose each other's entries.
     uniting: tokio::sync::Mutex<()>,
 }
 
+/// Where the nodes are.
+struct Nodes {
+    /// This one included.
+    infos: BTreeMap<NodeId, NodeInfo>,
+    /// When this node last contradicted what is said of it.
+    contradicted: Option<Instant>,
+}
+
 impl Cluster {
     /// Loads what was known when the node last ran.
-    pub(crate) fn load(storage: Arc<dyn Storage>, name: String, me: NodeInfo) -> Result<Cluster, LoadError> {
+    pub(crate) fn load(
+        storage: Arc<dyn Storage>,
+        name: String,
+        mut me: NodeInfo,
+    ) -> Result<Cluster, LoadError> {
         let history = match storage.get(Space::Meta, &HISTORY)? {
             Some(bytes) => History::from_bytes(&bytes)
                 .map_err(|error| LoadError::History { reason: error.to_string() })?,
@@ -85,11 +99,16 @@ impl Cluster {
             Some(bytes) => decode_nodes(&bytes),
             None => Vec::new(),
         };
+        // After a contradiction the others know a higher boot than the directory has counted.
+        if let Some(told) = known.iter().find(|info| info.id == me.id) {
+            me.boot = me.boot.max(told.boot.saturating_add(1));
+        }
+        let infos = BTreeMap::from([(me.id, me.clone())]);
         let cluster = Cluster {
             name,
             storage,
             view: RwLock::new(Arc::new(View::new(history))),
-            nodes: Mutex::new(BTreeMap::from([(me.id, me.clone())])),
+            nodes: Mutex::new(Nodes { infos, contradicted: None }),
             changed: watch::Sender::new(()),
             uniting: tokio::sync::Mutex::new(()),
             me,
@@ -159,32 +178,45 @@ impl Cluster {
 
     /// Where the nodes are, this one included.
     pub(crate) fn nodes(&self) -> Vec<NodeInfo> {
-        self.lock_nodes().values().cloned().collect()
+        self.lock_nodes().infos.values().cloned().collect()
     }
 
     /// What is known of one node.
     pub(crate) fn node(&self, id: &NodeId) -> Option<NodeInfo> {
-        self.lock_nodes().get(id).cloned()
+        self.lock_nodes().infos.get(id).cloned()
     }
 
-    /// Takes over what is newer about other nodes: of two, the one of the later boot.
+    /// The boot under which this node speaks of itself.
+    pub(crate) fn own_boot(&self) -> u64 {
+        self.node(&self.me.id).map_or(self.me.boot, |own| own.boot)
+    }
+
+    /// Takes over what is newer about other nodes: of two, the one of the higher boot.
+    ///
+    /// Nobody knows this node better than itself. A new disk counts its starts from 1 again, and what was said of the old
+    /// one would win for ever: so a node that hears something else of itself under a boot not below its own raises its own
+    /// above that, as SWIM's members refute a suspicion with a higher incarnation.
     pub(crate) fn unite_nodes(&self, others: Vec<NodeInfo>) {
         let mut nodes = self.lock_nodes();
         let mut changed = false;
         for other in others {
-            // Nobody knows this node better than itself. Members and a few that wait to become one: bounded.
-            if other.id == self.me.id || nodes.len() >= NODES_MAX && !nodes.contains_key(&other.id) {
+            if other.id == self.me.id {
+                changed |= nodes.contradict(&other);
                 continue;
             }
-            if nodes.get(&other.id).is_none_or(|known| known.boot < other.boot) {
-                nodes.insert(other.id, other);
+            // Members and a few that wait to become one: bounded.
+            if nodes.infos.len() >= NODES_MAX && !nodes.infos.contains_key(&other.id) {
+                continue;
+            }
+            if nodes.infos.get(&other.id).is_none_or(|known| known.boot < other.boot) {
+                nodes.infos.insert(other.id, other);
                 changed = true;
             }
         }
         if !changed {
             return;
         }
-        let stored = encode_nodes(nodes.values());
+        let stored = encode_nodes(nodes.infos.values());
         drop(nodes);
         // Not awaited: losing it costs a question to a seed.
         let stored = self.storage.submit(
@@ -200,10 +232,34 @@ impl Cluster {
         self.changed.send_replace(());
     }
 
-    fn lock_nodes(&self) -> MutexGuard<'_, BTreeMap<NodeId, NodeInfo>> {
+    fn lock_nodes(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Nodes {
+    /// Raises this node's boot above that of `said`, which somebody says of it, unless that is older or true.
+    fn contradict(&mut self, said: &NodeInfo) -> bool {
+        let Some(own) = self.infos.get_mut(&said.id) else { return false };
+        if said.boot < own.boot || said == own {
+            return false;
+        }
+        // Two processes with one certificate contradict each other for ever; that must not become a storm.
+        if self.contradicted.is_some_and(|at| at.elapsed() < CONTRADICT_EVERY) {
+            return false;
+        }
+        own.boot = said.boot.saturating_add(1);
+        self.contradicted = Some(Instant::now());
+        tracing::warn!(
+            node = %said.id, boot = own.boot, elsewhere = %said.address,
+            "others know this node under another start; they are told of this one. If this recurs, another process runs with the same certificate: stop it"
+        );
+        true
+    }
+}
+
+/// How often a node contradicts what is said of it.
+const CONTRADICT_EVERY: Duration = Duration::from_secs(1);
 
 /// Nodes whose addresses are kept.
 const NODES_MAX: usize = 20_000;
@@ -247,4 +303,46 @@ pub enum NotServing {
 /// Whether this version can carry out `change`.
 pub(crate) fn is_supported(change: &Change) -> bool {
     matches!(change, Change::Found(_) | Change::Other { .. })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::storage::MemoryStorage;
+
+    pub(crate) fn info(id: &str, boot: u64, disk: u64, address: &str) -> NodeInfo {
+        let id = id.parse().expect("a good id");
+        NodeInfo { id, address: address.into(), boot, disk, version: "test".into() }
+    }
+
+    pub(crate) fn load(storage: &Arc<MemoryStorage>, me: NodeInfo) -> Cluster {
+        Cluster::load(storage.clone(), "test".into(), me).expect("nothing unreadable is stored")
+    }
+
+    #[test]
+    fn of_two_statements_about_another_node_the_later_boot_wins() {
+        let cluster = load(&Arc::default(), info("n1", 1, 1, "a:1"));
+        cluster.unite_nodes(vec![info("n2", 4, 2, "b:1")]);
+        cluster.unite_nodes(vec![info("n2", 4, 3, "b:2"), info("n2", 3, 2, "b:3")]);
+        assert_eq!(cluster.nodes(), [info("n1", 1, 1, "a:1"), info("n2", 4, 2, "b:1")]);
+        cluster.unite_nodes(vec![info("n2", 5, 3, "b:2")]);
+        assert_eq!(cluster.nodes()[1], info("n2", 5, 3, "b:2"));
+    }
+
+    #[test]
+    fn a_node_with_a_new_disk_contradicts_what_is_known_of_the_old_one() {
+        let storage = Arc::default();
+        let cluster = load(&storage, info("n1", 1, 77, "new:1"));
+        // Older, or what it says itself: nothing to contradict.
+        cluster.unite_nodes(vec![info("n1", 0, 0, "new:1"), info("n1", 1, 77, "new:1")]);
+        assert_eq!(cluster.own_boot(), 1);
+        cluster.unite_nodes(vec![info("n1", 7, 66, "old:1")]);
+        assert_eq!(cluster.nodes(), [info("n1", 8, 77, "new:1")]);
+        // Once is enough for the moment: the other one may be alive and contradict, too.
+        cluster.unite_nodes(vec![info("n1", 9, 66, "old:1")]);
+        assert_eq!(cluster.own_boot(), 8);
+        // The next start counts on from what the others were told.
+        drop(cluster);
+        assert_eq!(load(&storage, info("n1", 2, 77, "new:2")).me.boot, 9);
+    }
 }

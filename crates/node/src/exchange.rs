@@ -27,8 +27,8 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 pub(crate) async fn run(node: Arc<Shared>, seeds: Vec<String>) {
     let mut seeds = Seeds { addresses: seeds, complained: BTreeMap::new() };
     let mut news = node.cluster.subscribe();
-    // The others do not know yet where this start listens.
-    let mut greeted = false;
+    // The boot under which everybody known was told where this start listens.
+    let mut greeted = None;
     loop {
         news.mark_unchanged();
         let starting = !settled(&node.cluster);
@@ -41,9 +41,10 @@ pub(crate) async fn run(node: Arc<Shared>, seeds: Vec<String>) {
         if starting || others.iter().any(|&other| !node.peers.is_connected(other)) {
             seeds.ask(&node).await;
         }
-        if starting || !greeted {
+        let boot = node.cluster.own_boot();
+        if starting || greeted != Some(boot) {
             join_all(others.iter().map(|&other| exchange_logged(&node, other))).await;
-            greeted = true;
+            greeted = Some(boot);
         } else if let Some(&other) = others.get(node.env.random_below(others.len())) {
             exchange_logged(&node, other).await;
         }

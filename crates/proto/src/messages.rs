@@ -186,7 +186,8 @@ array! {
         id: NodeId,
         /// Where it is reached, `host:port`.
         address: String,
-        /// Counts the node's starts; kept in its data directory.
+        /// Counts the node's starts, from 1 on each new disk; a node that finds itself known under one not below its own
+        /// raises its own above that.
         boot: u64,
         /// Random identity of its disk, drawn when the data directory was made. 0: not known yet.
         disk: u64,

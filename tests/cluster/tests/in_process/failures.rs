@@ -220,7 +220,6 @@ async fn a_node_that_lost_its_disk_is_refilled_by_reads() {
     let node = id("n2");
     cluster.stop(node).await;
     std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
-    // Where the others look for it: by its boot counter the new disk is no newer than the old one.
     cluster.restart_in_place(node).await;
     cluster.settled().await;
     assert_eq!(held(&cluster, node).await, vec![Vec::<String>::new(); KEYS.len()]);
@@ -233,4 +232,51 @@ async fn a_node_that_lost_its_disk_is_refilled_by_reads() {
         (held(&cluster, node).await == vec![vec!["kept"]; KEYS.len()]).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_node_with_a_new_disk_is_found_at_a_new_address() {
+    let mut cluster = Cluster::start(3).await;
+    let client = cluster.client(Role::Writer).await;
+    let node = id("n2");
+    // So that the new disk's count of starts lies below the old one's.
+    cluster.stop(node).await;
+    cluster.restart(node).await;
+    cluster.settled().await;
+    cluster.stop(node).await;
+    std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
+    cluster.restart(node).await;
+    cluster.settled().await;
+    client.refresh().await.unwrap();
+    client.put("b", "k", "v").w(3).await.unwrap();
+    // And again, on that disk.
+    cluster.stop(node).await;
+    cluster.restart(node).await;
+    cluster.settled().await;
+    client.refresh().await.unwrap();
+    assert_eq!(client.get("b", "k").r(3).await.unwrap().value().unwrap(), "v");
+}
+
+#[tokio::test]
+async fn a_node_that_was_stopped_has_left_its_port() {
+    use dynkv_node::{Node, NodeConfig};
+
+    let mut cluster = Cluster::start(3).await;
+    let node = id("n1");
+    let before = cluster.node(node).info().clone();
+    // So that there are handshakes under way which nobody answers.
+    cluster.crash(id("n2"));
+    cluster.crash(id("n3"));
+    eventually("a connection is missed", async || {
+        let peers = cluster.status(node).await.peers;
+        peers.iter().any(|peer| !peer.connected).then_some(())
+    })
+    .await;
+    cluster.stop(node).await;
+    // Not "eventually".
+    let identity = cluster.identity(&PeerName::node(CLUSTER, node).unwrap());
+    let config = NodeConfig::new(cluster.data_dir(node), before.address.parse().unwrap(), identity);
+    let again = Node::start(config).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(again.info().address, before.address);
+    again.shutdown().await;
 }
