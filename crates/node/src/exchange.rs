@@ -1,12 +1,14 @@
 //! How histories and addresses travel: each node exchanges them with one other, again and again.
 //!
 //! Push-pull with one random peer a second, and at once when there is news; with everybody known at the start, and quicker
-//! until the node serves and knows where all members are. Digests first: equal histories cost a hash.
+//! until the cluster is founded and the node knows where all members are. Digests first: equal histories cost a hash.
+//!
+//! Once there are members only those are asked. Whoever is none asks for itself, and is answered.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use dynkv_net::Class;
-use dynkv_proto::{Exchange, ExchangeReply, Failure, FailureCode, Frame};
+use dynkv_proto::{Exchange, ExchangeReply, Failure, FailureCode, Frame, NodeInfo};
 use dynkv_ring::{History, NodeId};
 use futures_util::future::join_all;
 use tokio::time::{Instant, timeout};
@@ -25,14 +27,14 @@ const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
 /// Runs until the node stops.
 pub(crate) async fn run(node: Arc<Shared>, seeds: Vec<String>) {
-    let mut seeds = Seeds { addresses: seeds, complained: BTreeMap::new() };
+    let mut seeds = Seeds::new(seeds);
     let mut news = node.cluster.subscribe();
     // The boot under which everybody known was told where this start listens.
     let mut greeted = None;
     loop {
         news.mark_unchanged();
         let starting = !settled(&node.cluster);
-        let others = others(&node.cluster);
+        let others = ids(&others(&node.cluster));
         for &other in &others {
             let node = node.clone();
             tokio::spawn(async move { node.peers.ensure_connected(other).await });
@@ -54,42 +56,74 @@ pub(crate) async fn run(node: Arc<Shared>, seeds: Vec<String>) {
     }
 }
 
-/// Whether the node serves and knows where every member is.
+/// Whether the node knows who the members are and where.
 fn settled(cluster: &Cluster) -> bool {
     let view = cluster.view();
-    cluster.serving(&view).is_ok()
+    view.membership.founded()
         && view.membership.members().all(|state| cluster.node(&state.member.id).is_some())
 }
 
-/// Every other node that is known.
-fn others(cluster: &Cluster) -> Vec<NodeId> {
-    cluster.nodes().into_iter().map(|info| info.id).filter(|id| *id != cluster.me.id).collect()
+/// The other members; before there are any, every other node that is known.
+fn others(cluster: &Cluster) -> Vec<NodeInfo> {
+    let view = cluster.view();
+    let concerned = |id: &NodeId| !view.membership.founded() || view.membership.member(id).is_some();
+    cluster.nodes().into_iter().filter(|info| info.id != cluster.me.id && concerned(&info.id)).collect()
 }
 
+fn ids(nodes: &[NodeInfo]) -> Vec<NodeId> {
+    nodes.iter().map(|info| info.id).collect()
+}
+
+/// Addresses that somebody wrote down, and what came of them.
 struct Seeds {
     addresses: Vec<String>,
+    /// Who answered there last. A name need not look like the address that its node tells.
+    answered: BTreeMap<String, NodeId>,
     complained: BTreeMap<String, Instant>,
 }
 
 impl Seeds {
+    fn new(addresses: Vec<String>) -> Seeds {
+        Seeds { addresses, answered: BTreeMap::new(), complained: BTreeMap::new() }
+    }
+
+    /// The seeds that may tell something: behind those left out is this node, one that is dialled anyway, or one that
+    /// stands connected.
+    fn to_ask(&self, me: &NodeInfo, others: &[NodeInfo], connected: impl Fn(NodeId) -> bool) -> Vec<String> {
+        let idle = |seed: &String| {
+            let dialled = others.iter().chain([me]).any(|info| info.address == *seed);
+            let known = |id: NodeId| id == me.id || connected(id) && others.iter().any(|info| info.id == id);
+            dialled || self.answered.get(seed).is_some_and(|&id| known(id))
+        };
+        self.addresses.iter().filter(|seed| !idle(seed)).cloned().collect()
+    }
+
+    /// Asks them all at once: a dead one must not hold up the others.
     async fn ask(&mut self, node: &Shared) {
-        for seed in &self.addresses {
-            // A seed that has become a known node is exchanged with as one.
-            if node.cluster.nodes().iter().any(|info| info.address == *seed) {
-                continue;
+        let others = others(&node.cluster);
+        let seeds = self.to_ask(&node.cluster.me, &others, |id| node.peers.is_connected(id));
+        let asked = seeds.iter().map(|seed| async {
+            let id = node.peers.connect_seed(seed, &others).await?;
+            if id != node.cluster.me.id {
+                exchange(node, id).await.map_err(|error| error.to_string())?;
             }
-            let outcome = match node.peers.connect_seed(seed).await {
-                Ok(id) if id == node.cluster.me.id => Ok(()),
-                Ok(id) => exchange(node, id).await.map_err(|error| error.to_string()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = outcome {
-                let complained = self.complained.get(seed).is_some_and(|at| at.elapsed() < COMPLAIN_EVERY);
-                if !complained {
-                    tracing::warn!(%seed, %error, "a seed gave no answer");
-                    self.complained.insert(seed.clone(), Instant::now());
+            Ok(id)
+        });
+        let outcomes: Vec<Result<NodeId, String>> = join_all(asked).await;
+        for (seed, outcome) in seeds.into_iter().zip(outcomes) {
+            match outcome {
+                Ok(id) => {
+                    self.answered.insert(seed, id);
                 }
+                Err(error) => self.complain(seed, &error),
             }
+        }
+    }
+
+    fn complain(&mut self, seed: String, error: &str) {
+        if self.complained.get(&seed).is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            tracing::warn!(%seed, %error, "a seed gave no answer");
+            self.complained.insert(seed, Instant::now());
         }
     }
 }
@@ -100,9 +134,9 @@ async fn exchange_logged(node: &Shared, other: NodeId) {
     }
 }
 
-/// Exchanges with every known node at once: an operator's change should not wait for the next round.
+/// Exchanges with all others at once: an operator's change should not wait for the next round.
 pub(crate) fn tell_all(node: &Arc<Shared>) {
-    for other in others(&node.cluster) {
+    for other in ids(&others(&node.cluster)) {
         let node = node.clone();
         tokio::spawn(async move { exchange_logged(&node, other).await });
     }
@@ -162,4 +196,52 @@ pub(crate) fn view_reply(
 ) -> dynkv_proto::ViewReply {
     let history = (view.digest != known).then(|| view.history.to_bytes().into());
     dynkv_proto::ViewReply { view: view.digest, history, nodes: cluster.nodes() }
+}
+
+#[cfg(test)]
+mod tests {
+    use dynkv_ring::{Change, Entry, Founding, Member, PartitionCount};
+
+    use super::*;
+    use crate::cluster::tests::{info, load};
+
+    fn id(text: &str) -> NodeId {
+        text.parse().expect("a good id")
+    }
+
+    #[tokio::test]
+    async fn once_there_are_members_nobody_else_is_dialled() {
+        let cluster = load(&Arc::default(), info("n1", 1, 1, "a:1"));
+        cluster.unite_nodes(vec![info("n2", 1, 2, "b:1"), info("n3", 1, 3, "c:1")]);
+        assert_eq!(ids(&others(&cluster)), [id("n2"), id("n3")]);
+        assert!(!settled(&cluster));
+        let founding = Founding {
+            cluster: "test".into(),
+            partitions: PartitionCount::new(8).expect("a power of two"),
+            replicas: 2,
+            members: vec![Member::new(id("n2")), Member::new(id("n4"))],
+        };
+        let entry = Entry::new(1, id("n2"), Change::Found(founding)).expect("a good founding");
+        cluster.add_entry(entry).await.expect("room for one");
+        assert_eq!(ids(&others(&cluster)), [id("n2")]);
+        assert!(!settled(&cluster), "nobody knows yet where n4 is");
+        cluster.unite_nodes(vec![info("n4", 1, 4, "d:1")]);
+        assert_eq!(ids(&others(&cluster)), [id("n2"), id("n4")]);
+        // Refused as a member: it knows all there is to know.
+        assert!(settled(&cluster));
+    }
+
+    #[test]
+    fn a_seed_behind_which_a_connected_node_was_found_is_not_asked_again() {
+        let me = info("n1", 1, 1, "10.0.0.1:7");
+        let others = [info("n2", 1, 2, "10.0.0.2:7"), info("n3", 1, 3, "three:7")];
+        let written = ["10.0.0.1:7", "one:7", "two:7", "three:7", "four:7"].map(String::from);
+        let mut seeds = Seeds::new(written.to_vec());
+        assert_eq!(seeds.to_ask(&me, &others, |_| true), ["one:7", "two:7", "four:7"]);
+        seeds.answered.insert("one:7".into(), me.id);
+        seeds.answered.insert("two:7".into(), id("n2"));
+        assert_eq!(seeds.to_ask(&me, &others, |node| node == id("n2")), ["four:7"]);
+        // It may have moved, and its name with it.
+        assert_eq!(seeds.to_ask(&me, &others, |_| false), ["two:7", "four:7"]);
+    }
 }

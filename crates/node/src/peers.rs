@@ -11,7 +11,7 @@ use std::{
 };
 
 use dynkv_net::{CallError, Class, ConnectError, Connection, Endpoint, Expect};
-use dynkv_proto::{DecodeError, Failure, Frame, Message, PeerStatus, kinds};
+use dynkv_proto::{DecodeError, Failure, Frame, Message, NodeInfo, PeerStatus, kinds};
 use dynkv_ring::NodeId;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -237,9 +237,14 @@ impl Peers {
         }
     }
 
-    /// Connects to an address of which only the cluster is known. Returns who answers there.
-    pub(crate) async fn connect_seed(&self, seed: &str) -> Result<NodeId, String> {
+    /// Connects to an address of which only the cluster is known, unless one of `others` is dialled there anyway. Returns
+    /// who answers there.
+    pub(crate) async fn connect_seed(&self, seed: &str, others: &[NodeInfo]) -> Result<NodeId, String> {
         let address = resolve(seed).await?;
+        let text = address.to_string();
+        if let Some(info) = others.iter().find(|info| info.address == text) {
+            return Ok(info.id);
+        }
         let connection =
             self.endpoint.connect(address, Expect::AnyNode).await.map_err(|error| error.to_string())?;
         let id = *connection.peer().node_id().ok_or("a client answers there")?;
