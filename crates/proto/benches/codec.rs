@@ -34,10 +34,10 @@ fn benches(criterion: &mut Criterion) {
         criterion
             .bench_function(&format!("state/encode/{siblings}"), |b| b.iter(|| black_box(&state).encode()));
         criterion.bench_function(&format!("state/decode/{siblings}"), |b| {
-            b.iter(|| State::decode(encoded.clone()))
+            b.iter(|| State::decode(encoded.clone()));
         });
         criterion.bench_function(&format!("state/digest/{siblings}"), |b| {
-            b.iter(|| State::digest(black_box(&encoded)))
+            b.iter(|| State::digest(black_box(&encoded)));
         });
     }
     let message = ReplicaPut {
