@@ -13,7 +13,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     thread::JoinHandle,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -267,35 +267,49 @@ fn failed(error: fjall::Error) -> StorageError {
 
 /// The writing thread.
 fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
-    // Whether something was acknowledged from memory and is not on disk yet.
-    let mut dirty = false;
+    // Since when something that was acknowledged from memory is not on disk yet.
+    let mut dirty_since: Option<Instant> = None;
+    let mut sync_took = Duration::ZERO;
     loop {
-        let first = if dirty {
-            submitted.recv_timeout(SYNC_DELAY)
-        } else {
-            submitted.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        let next = match dirty_since {
+            Some(since) => submitted.recv_timeout(SYNC_DELAY.saturating_sub(since.elapsed())),
+            None => submitted.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        let first = match first {
-            Ok(first) => first,
-            Err(RecvTimeoutError::Timeout) => {
-                // A failure poisons the engine: every later commit fails and says so. Trying again would spin.
-                if let Err(error) = engine.sync() {
-                    tracing::error!(%error, "acknowledged writes may not be on disk");
-                }
-                dirty = false;
-                continue;
-            }
+        let mut batch = Batch::default();
+        match next {
+            Ok(first) => batch.apply_queued(engine, submitted, first),
+            Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
-        };
-        let (waiting, closed) = apply_queued(engine, submitted, first, &mut dirty);
-        if !waiting.is_empty() {
+        }
+        // Several wait for the disk, so more are likely to come: one sync for all of them is worth a part of what a sync
+        // takes. One that is alone does not wait.
+        if batch.on_disk.len() > 1 {
+            let until = Instant::now() + sync_took / 2;
+            while let Ok(next) = submitted.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                batch.apply_queued(engine, submitted, next);
+                if batch.closed || batch.on_disk.len() >= BATCH_MAX {
+                    break;
+                }
+            }
+        }
+        if batch.committed && dirty_since.is_none() {
+            dirty_since = Some(Instant::now());
+        }
+        let due = dirty_since.is_some_and(|since| since.elapsed() >= SYNC_DELAY);
+        if due || !batch.on_disk.is_empty() {
+            let begun = Instant::now();
             let synced = engine.sync();
-            dirty = false;
-            for done in waiting {
+            sync_took = begun.elapsed();
+            dirty_since = None;
+            if let Err(error) = &synced {
+                // The engine is poisoned: every later commit fails and says so.
+                tracing::error!(%error, "acknowledged writes may not be on disk");
+            }
+            for done in batch.on_disk {
                 done(synced.clone());
             }
         }
-        if closed {
+        if batch.closed {
             break;
         }
     }
@@ -304,75 +318,51 @@ fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
     }
 }
 
-/// Runs and commits one batch, acknowledges what memory is enough for, and returns what waits for the disk.
-fn apply_queued(
-    engine: &Engine,
-    submitted: &Receiver<Submitted>,
-    first: Submitted,
-    dirty: &mut bool,
-) -> (Vec<Done>, bool) {
-    let mut overlay = Overlay::new();
-    let (mut in_memory, mut on_disk): (Vec<Done>, Vec<Done>) = (Vec::new(), Vec::new());
-    let mut next = Some(first);
-    let mut closed = false;
-    while let Some(item) = next {
-        match item {
-            Submitted::Write(durability, apply) => {
-                let done = apply(&mut Transaction::new(engine, &mut overlay));
-                match durability {
-                    Durability::Memory => in_memory.push(done),
-                    Durability::Disk => on_disk.push(done),
-                }
-            }
-            Submitted::Close => {
-                closed = true;
-                break;
-            }
-        }
-        if in_memory.len() + on_disk.len() >= BATCH_MAX {
-            break;
-        }
-        next = submitted.try_recv().ok();
-    }
-    let committed = engine.commit(overlay);
-    *dirty |= committed.is_ok();
-    for done in in_memory {
-        done(committed.clone());
-    }
-    if committed.is_err() {
-        for done in on_disk.drain(..) {
-            done(committed.clone());
-        }
-    }
-    (on_disk, closed)
+/// What one round of the writing thread has taken on.
+#[derive(Default)]
+struct Batch {
+    /// Committed, and waiting for the sync.
+    on_disk: Vec<Done>,
+    /// Whether anything was committed.
+    committed: bool,
+    closed: bool,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[cfg(unix)]
-    #[test]
-    fn what_is_not_written_yet_occupies_no_disk() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = FjallStorage::open(dir.path(), &FjallOptions::default()).unwrap();
-        let empty = store.stats().disk_bytes;
-        assert!(empty < 1024 * 1024, "an empty store occupies {empty} bytes");
-        let (done, finished) = std::sync::mpsc::channel();
-        // What the engine cannot compress.
-        let mut random = 1u64;
-        let mut next = || {
-            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (random >> 56) as u8
-        };
-        let value: Bytes = (0..1024 * 1024).map(|_| next()).collect();
-        let put = move |tx: &mut Transaction<'_>| -> Done {
-            tx.put(Space::Records, Bytes::from_static(b"k"), value);
-            Box::new(move |result| done.send(result).unwrap())
-        };
-        store.submit(Durability::Disk, Box::new(put)).unwrap();
-        finished.recv().unwrap().unwrap();
-        let full = store.stats().disk_bytes;
-        assert!(full >= empty + 1024 * 1024 / 2, "{full} bytes with a value, {empty} without");
+impl Batch {
+    /// Runs and commits what is queued, as one atomic batch; acknowledges what memory is enough for.
+    fn apply_queued(&mut self, engine: &Engine, submitted: &Receiver<Submitted>, first: Submitted) {
+        let mut overlay = Overlay::new();
+        let (mut in_memory, mut on_disk): (Vec<Done>, Vec<Done>) = (Vec::new(), Vec::new());
+        let mut next = Some(first);
+        while let Some(item) = next {
+            match item {
+                Submitted::Write(durability, apply) => {
+                    let done = apply(&mut Transaction::new(engine, &mut overlay));
+                    match durability {
+                        Durability::Memory => in_memory.push(done),
+                        Durability::Disk => on_disk.push(done),
+                    }
+                }
+                Submitted::Close => {
+                    self.closed = true;
+                    break;
+                }
+            }
+            if in_memory.len() + on_disk.len() >= BATCH_MAX {
+                break;
+            }
+            next = submitted.try_recv().ok();
+        }
+        let committed = engine.commit(overlay);
+        for done in in_memory {
+            done(committed.clone());
+        }
+        match committed {
+            Ok(()) => {
+                self.committed = true;
+                self.on_disk.append(&mut on_disk);
+            }
+            Err(_) => on_disk.into_iter().for_each(|done| done(committed.clone())),
+        }
     }
 }
