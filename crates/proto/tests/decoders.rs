@@ -276,3 +276,30 @@ fn twins_of_one_put_are_one_value_to_a_reader() {
     assert_eq!(visible, ["twin", "other"]);
     assert_eq!(state.context().len(), 3);
 }
+
+/// What one put of a large value moves between client, coordinator and two more replicas, in bytes of frames.
+#[test]
+fn a_large_put_moves_little_more_than_its_copies() {
+    let value = Bytes::from(vec![7; 100 * 1024]);
+    let mut state = State::default();
+    let version = Version {
+        time: HybridTime::from_u64(1 << 60),
+        put_id: PutId(u128::MAX),
+        tombstone: false,
+        content_type: String::new(),
+        meta: Default::default(),
+        hash: value_hash(&value),
+        value: value.clone(),
+    };
+    let (written, _) =
+        state.put(Actor(u64::MAX, 1000), &CausalContext::new(), version, Conflict::Siblings).unwrap();
+    let position = Position::of("b", b"k");
+    let token = ContextToken::new(position, written.context, HybridTime::from_u64(1 << 60), Some(node()));
+    let put = Frame::new(&Put { context: token.encode().into(), ..put() }, value.clone());
+    let replica = ReplicaPut { bucket: "b".into(), key: "k".into(), stamp: Stamp::default(), durable: true };
+    let replica = Frame::new(&replica, state.encode());
+    let acknowledged = Frame::new(&ReplicaPutReply { stamp: Stamp::default() }, Bytes::new());
+    let moved = put.wire_len() + 2 * (replica.wire_len() + acknowledged.wire_len());
+    assert!((moved as f64) < 3.05 * value.len() as f64, "{moved}");
+    assert!((moved as f64) < 3.01 * value.len() as f64, "{moved}: docs/performance.md says 3.01");
+}

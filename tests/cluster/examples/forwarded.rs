@@ -72,7 +72,8 @@ async fn run(
             for (at, connection) in mine {
                 let request: Get = get("b", key(at));
                 let frame = Frame::new(&request, Bytes::new());
-                let answer = connection.call(dynkv_net::Class::Foreground, frame, Duration::from_secs(10)).await;
+                let answer =
+                    connection.call(dynkv_net::Class::Foreground, frame, Duration::from_secs(10)).await;
                 assert_eq!(answer.expect("a healthy cluster").kind, kinds::GET_REPLY);
             }
         });

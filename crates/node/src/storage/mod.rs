@@ -25,7 +25,7 @@ pub use memory::MemoryStorage;
 /// A key space of its own. Few: each costs memory and files whether it is used or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Space {
-    /// The records of keys, see [`crate::record`].
+    /// The records of keys (`docs/storage.md` draws them).
     Records,
     /// What the node must know about itself and the cluster.
     Meta,
