@@ -1,6 +1,7 @@
 //! Real processes, real files, real signals: what `dyn` does as its users run it.
 #![cfg(unix)]
 
+mod bench;
 mod dev;
 mod fleet;
 mod refusals;
