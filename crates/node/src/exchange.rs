@@ -64,7 +64,7 @@ fn settled(cluster: &Cluster) -> bool {
 }
 
 /// The other members; before there are any, every other node that is known.
-fn others(cluster: &Cluster) -> Vec<NodeInfo> {
+pub(crate) fn others(cluster: &Cluster) -> Vec<NodeInfo> {
     let view = cluster.view();
     let concerned = |id: &NodeId| !view.membership.founded() || view.membership.member(id).is_some();
     cluster.nodes().into_iter().filter(|info| info.id != cluster.me.id && concerned(&info.id)).collect()

@@ -239,9 +239,10 @@ fn status(node: &Shared) -> StatusReply {
     let view = node.cluster.view();
     let reason = node.cluster.serving(&view).err().map(|reason| reason.to_string());
     let stats = node.replica.storage.stats();
-    let others = node.cluster.nodes().into_iter().map(|info| info.id).filter(|id| *id != node.cluster.me.id);
+    // As the others are told of it: its boot may have been raised since it started.
+    let me = node.cluster.node(&node.cluster.me.id).unwrap_or_else(|| node.cluster.me.clone());
     StatusReply {
-        node: node.cluster.me.clone(),
+        node: me,
         cluster: node.cluster.name.clone(),
         serving: reason.is_none(),
         reason: reason.unwrap_or_default(),
@@ -249,7 +250,7 @@ fn status(node: &Shared) -> StatusReply {
         view: view.digest,
         records: stats.records,
         disk_bytes: stats.disk_bytes,
-        peers: others.map(|id| node.peers.status(id)).collect(),
+        peers: exchange::others(&node.cluster).iter().map(|info| node.peers.status(info.id)).collect(),
     }
 }
 

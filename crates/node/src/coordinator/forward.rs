@@ -24,11 +24,11 @@ pub(super) async fn forward<R: Coordinated>(
         return answer.failed(&failure(&context.view, FailureCode::Invalid, message));
     }
     node.peers.sort_by_latency(&mut homes);
-    *request.hops() = Hops(1);
+    *request.way().1 = Hops(1);
     let mut errors = Vec::new();
     for home in homes {
         let left = context.time_left();
-        *request.timeout_ms() = left.as_millis() as u32;
+        *request.way().0 = left.as_millis() as u32;
         let frame = Frame::new(&request, body.clone());
         match node.peers.call(home, Class::Foreground, frame, left).await {
             Ok(frame) => return answer.end(Ending::Forwarded, frame),

@@ -16,7 +16,7 @@ use dynkv_proto::{
     BucketProperties, Failure, FailureCode, Frame, Get, Hops, List, Message, Outcome, Put, Request,
     check_bucket_name,
 };
-use dynkv_ring::NodeId;
+use dynkv_ring::{NodeId, PartitionId, Position};
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
@@ -72,11 +72,17 @@ impl Drop for InFlight {
 pub(crate) trait Coordinated: Request {
     fn operation(&self) -> Operation;
     fn bucket(&self) -> &str;
-    fn timeout_ms(&mut self) -> &mut u32;
-    fn hops(&mut self) -> &mut Hops;
+
+    /// Where it belongs; `None` when there is no such partition.
+    fn partition(&self, view: &View) -> Option<PartitionId>;
+
+    /// What is left of its deadline, in milliseconds, and how often it was forwarded.
+    fn way(&mut self) -> (&mut u32, &mut Hops);
 
     /// Nodes that can coordinate it, in the order of the preference list.
-    fn homes<'a>(&self, view: &'a View) -> &'a [NodeId];
+    fn homes<'a>(&self, view: &'a View) -> &'a [NodeId] {
+        self.partition(view).map_or(&[], |partition| view.membership.ring().homes(partition))
+    }
 
     /// Carries it out on a node that can, and answers.
     fn run(
@@ -137,14 +143,15 @@ pub(crate) fn accept<R: Coordinated + Send + 'static>(
     if let Err(error) = check_bucket_name(request.bucket()) {
         return answer.failed(&failure(&view, FailureCode::Invalid, error.to_string()));
     }
-    let timeout = Duration::from_millis(u64::from(*request.timeout_ms())).min(RETRY_WINDOW);
+    let (timeout_ms, hops) = request.way();
+    let (timeout, forwarded) = (Duration::from_millis(u64::from(*timeout_ms)).min(RETRY_WINDOW), hops.0 > 0);
     let properties = view.buckets.get(request.bucket()).clone();
     let context = Context { deadline: answer.arrived + timeout, properties, view };
     let node = node.clone();
     let is_home = request.homes(&context.view).contains(&node.cluster.me.id);
     if is_home {
         tokio::spawn(request.run(node, context, body, answer));
-    } else if request.hops().0 == 0 {
+    } else if !forwarded {
         tokio::spawn(forward::forward(node, context, request, body, answer));
     } else {
         let message =
@@ -199,9 +206,8 @@ fn effective(
     Ok(properties)
 }
 
-/// Homes of a key's partition, by value: a request outlives its borrow of the view.
-fn homes_of(view: &View, bucket: &str, key: &[u8]) -> dynkv_ring::PartitionId {
-    dynkv_ring::Position::of(bucket, key).partition(view.membership.partitions())
+fn partition_of(view: &View, bucket: &str, key: &[u8]) -> PartitionId {
+    Position::of(bucket, key).partition(view.membership.partitions())
 }
 
 impl Coordinated for Get {
@@ -211,14 +217,11 @@ impl Coordinated for Get {
     fn bucket(&self) -> &str {
         &self.bucket
     }
-    fn timeout_ms(&mut self) -> &mut u32 {
-        &mut self.timeout_ms
+    fn partition(&self, view: &View) -> Option<PartitionId> {
+        Some(partition_of(view, &self.bucket, &self.key))
     }
-    fn hops(&mut self) -> &mut Hops {
-        &mut self.hops
-    }
-    fn homes<'a>(&self, view: &'a View) -> &'a [NodeId] {
-        view.membership.ring().homes(homes_of(view, &self.bucket, &self.key))
+    fn way(&mut self) -> (&mut u32, &mut Hops) {
+        (&mut self.timeout_ms, &mut self.hops)
     }
     async fn run(self, node: Arc<Shared>, context: Context, _: Bytes, answer: Answer) {
         get::get(node, context, self, answer).await;
@@ -232,14 +235,11 @@ impl Coordinated for Put {
     fn bucket(&self) -> &str {
         &self.bucket
     }
-    fn timeout_ms(&mut self) -> &mut u32 {
-        &mut self.timeout_ms
+    fn partition(&self, view: &View) -> Option<PartitionId> {
+        Some(partition_of(view, &self.bucket, &self.key))
     }
-    fn hops(&mut self) -> &mut Hops {
-        &mut self.hops
-    }
-    fn homes<'a>(&self, view: &'a View) -> &'a [NodeId] {
-        view.membership.ring().homes(homes_of(view, &self.bucket, &self.key))
+    fn way(&mut self) -> (&mut u32, &mut Hops) {
+        (&mut self.timeout_ms, &mut self.hops)
     }
     async fn run(self, node: Arc<Shared>, context: Context, body: Bytes, answer: Answer) {
         put::put(node, context, self, body, answer).await;
@@ -253,20 +253,11 @@ impl Coordinated for List {
     fn bucket(&self) -> &str {
         &self.bucket
     }
-    fn timeout_ms(&mut self) -> &mut u32 {
-        &mut self.timeout_ms
+    fn partition(&self, view: &View) -> Option<PartitionId> {
+        (self.partition < view.membership.partitions().get()).then_some(PartitionId(self.partition))
     }
-    fn hops(&mut self) -> &mut Hops {
-        &mut self.hops
-    }
-    fn homes<'a>(&self, view: &'a View) -> &'a [NodeId] {
-        let partition = dynkv_ring::PartitionId(self.partition);
-        // Out of range: refused here, by the first node that gets it.
-        if self.partition < view.membership.partitions().get() {
-            view.membership.ring().homes(partition)
-        } else {
-            &[]
-        }
+    fn way(&mut self) -> (&mut u32, &mut Hops) {
+        (&mut self.timeout_ms, &mut self.hops)
     }
     async fn run(self, node: Arc<Shared>, context: Context, _: Bytes, answer: Answer) {
         list::list(node, context, self, answer).await;
