@@ -76,6 +76,8 @@ pub(crate) struct Minted {
     /// The request's context and the dot.
     pub(crate) context: CausalContext<Actor>,
     pub(crate) time: HybridTime,
+    /// Whether earlier attempts have written it more than once.
+    pub(crate) twins: bool,
 }
 
 /// Why nothing was minted.
@@ -280,10 +282,13 @@ impl Replica {
             self.metrics.puts_repeated.inc();
             // The writer knows its own value: twins that an earlier retry has left are covered with it.
             let twins = state.siblings().iter().filter(|(_, version)| version.put_id == put_id);
+            let mut own: CausalContext<Actor> = twins.map(|(twin, _)| *twin).collect();
+            own.insert(dot);
+            let twins = own.len() > 1;
             let mut context = token.context;
-            context.extend(twins.map(|(twin, _)| *twin).chain([dot]));
+            context.merge(&own);
             let time = state.siblings().get(&dot).map_or(token.time, |version| version.time.max(token.time));
-            return Ok((Minted { state: record.state, dot, context, time }, None));
+            return Ok((Minted { state: record.state, dot, context, time, twins }, None));
         }
         if !mint.retry {
             self.put_ids().begin(put_id, Instant::now()).map_err(|Denied| MintError::Denied)?;
@@ -307,7 +312,10 @@ impl Replica {
         self.metrics.lww_discarded.inc_by(discarded as u64);
         self.metrics.versions_minted.inc();
         let record = Record { local_actor: Some(actor), state: encoded.clone() };
-        Ok((Minted { state: encoded, dot: written.dot, context: written.context, time }, Some(record)))
+        Ok((
+            Minted { state: encoded, dot: written.dot, context: written.context, time, twins: false },
+            Some(record),
+        ))
     }
 
     fn check_limits(

@@ -46,6 +46,8 @@ pub fn check(history: &History, last: &[GetRecord], circumstances: Circumstances
         let violation = |promise, what: String| Violation { promise, key: key.to_string(), what };
         nothing_from_nowhere(seen).map_err(|what| violation("only what was written is read", what))?;
         one_dot_one_value(seen).map_err(|what| violation("one dot is one value", what))?;
+        contexts_are_what_was_read(seen)
+            .map_err(|what| violation("a put returns what its writer has read, and itself", what))?;
         one_value_per_put(seen).map_err(|what| violation("one put is one value", what))?;
         acknowledged_survive(key, seen).map_err(|what| violation("an acknowledged write survives", what))?;
         // What a reader saw from memory may go with the memory.
@@ -121,6 +123,19 @@ fn one_dot_one_value(seen: &Seen<'_>) -> Result<(), String> {
         let first = *values.entry(dot).or_insert(put_id);
         if first != put_id {
             return Err(format!("{dot} is {first} and {put_id}"));
+        }
+    }
+    Ok(())
+}
+
+/// The context of an answer would otherwise cover siblings that the writer has not seen. A retry may find twins of itself.
+fn contexts_are_what_was_read(seen: &Seen<'_>) -> Result<(), String> {
+    for put in &seen.puts {
+        let Ending::Done { dot, context, possible_duplicate, .. } = &put.ending else { continue };
+        let mut expected = put.context.clone();
+        expected.insert(*dot);
+        if put.attempts == 1 && !possible_duplicate && *context != expected {
+            return Err(format!("{:?} had read {}, got {}", put.value, put.context, context));
         }
     }
     Ok(())

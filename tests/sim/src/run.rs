@@ -26,6 +26,8 @@ pub enum Fault {
     Kill,
     /// A machine loses power; its disk keeps what was synced, and perhaps more.
     PowerLoss,
+    /// Every machine loses power at the same moment.
+    Blackout,
     /// A node cannot be reached, or cannot reach another, in one direction or both.
     Cut,
     /// Loss, doubling and long delays.
@@ -62,6 +64,7 @@ impl Plan {
         let all = [
             Fault::Kill,
             Fault::PowerLoss,
+            Fault::Blackout,
             Fault::Cut,
             Fault::Storm,
             Fault::SlowDisk,
@@ -76,6 +79,10 @@ impl Plan {
             duration: Duration::from_secs(random.random_range(10..40)),
             faults: all.into_iter().filter(|_| random.random_bool(0.4)).collect(),
         }
+    }
+
+    fn loses_power(&self) -> bool {
+        self.faults.contains(&Fault::PowerLoss) || self.faults.contains(&Fault::Blackout)
     }
 
     fn loses_a_disk(&self) -> bool {
@@ -140,9 +147,13 @@ async fn simulate(seed: u64, plan: Plan) -> Report {
     let mut keys = shared.clone();
     for number in 0..plan.sessions {
         let client = world.client(Duration::from_secs(5)).await;
-        let own = Key { bucket: Bucket::Plain, name: format!("own{number}"), owner: Some(number) };
-        let mine = [shared.clone(), vec![own.clone()]].concat();
-        keys.push(own);
+        let own = [Bucket::Plain, Bucket::Strict].map(|bucket| Key {
+            bucket,
+            name: format!("own{number}"),
+            owner: Some(number),
+        });
+        let mine = [&shared[..], &own[..]].concat();
+        keys.extend(own);
         let session =
             Session::new(number, client, mine, history.clone(), world.log.clone(), random.next_u64());
         sessions.push(tokio::spawn(session.run(until)));
@@ -162,8 +173,7 @@ async fn simulate(seed: u64, plan: Plan) -> Report {
     let mut seen = nemesis.seen;
     sight(&mut seen, &history);
     seen.insert("repairs after healing", repairs.first);
-    let circumstances =
-        Circumstances { power_lost: plan.faults.contains(&Fault::PowerLoss), disk_lost: nemesis.disk_lost };
+    let circumstances = Circumstances { power_lost: plan.loses_power(), disk_lost: nemesis.disk_lost };
     let mut verdict = check(&history, &last, circumstances);
     if verdict.is_ok() && repairs.again > 0 {
         verdict = Err(Violation {
@@ -248,6 +258,14 @@ impl Nemesis {
             Fault::PowerLoss if world.is_up(victim) => {
                 world.crash(victim);
                 self.sighted("power losses");
+            }
+            Fault::Blackout => {
+                (0..world.hosts.len())
+                    .filter(|&index| world.is_up(index))
+                    .collect::<Vec<_>>()
+                    .into_iter()
+                    .for_each(|index| world.crash(index));
+                self.sighted("blackouts");
             }
             Fault::Cut => self.cut(world, victim),
             Fault::Storm => {

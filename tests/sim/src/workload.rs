@@ -66,6 +66,8 @@ pub enum Ending {
         dot: Dot<Actor>,
         /// Its version's time.
         time: HybridTime,
+        /// The context that came with the answer.
+        context: CausalContext<Actor>,
         /// Whether it was flagged as a possible duplicate.
         possible_duplicate: bool,
     },
@@ -88,6 +90,8 @@ pub struct PutRecord {
     pub put_id: PutId,
     /// The dots it replaces.
     pub context: CausalContext<Actor>,
+    /// How often it was asked for.
+    pub attempts: u32,
     /// When the answer came.
     pub ended_at: Option<Instant>,
     /// Which answer.
@@ -230,13 +234,19 @@ impl Session {
     async fn act(&mut self, key: &Key, habit: Habit) {
         match habit {
             Habit::Read => drop(self.get(key).await),
-            Habit::Blind => self.put(key, None, false).await,
+            Habit::Blind => drop(self.put(key, None, false).await),
             Habit::ReadModifyWrite | Habit::Delete => {
                 if let Some(fetched) = self.get(key).await {
                     if self.random.random_bool(0.3) {
                         self.kept.push((key.clone(), fetched.context.clone()));
                     }
-                    self.put(key, Some(&fetched.context), habit == Habit::Delete).await;
+                    let stored = self.put(key, Some(&fetched.context), habit == Habit::Delete).await;
+                    // Some write on without reading again.
+                    if let Some(context) = stored
+                        && self.random.random_bool(0.3)
+                    {
+                        drop(self.put(key, Some(&context), false).await);
+                    }
                 }
             }
             Habit::OldContext => {
@@ -244,7 +254,7 @@ impl Session {
                 if let Some(at) = mine {
                     let (_, context) = self.kept.swap_remove(at);
                     let delete = self.random.random_bool(0.2);
-                    self.put(key, Some(&context), delete).await;
+                    drop(self.put(key, Some(&context), delete).await);
                 }
             }
         }
@@ -289,7 +299,8 @@ impl Session {
         }
     }
 
-    async fn put(&mut self, key: &Key, context: Option<&Context>, delete: bool) {
+    /// Writes and records. Returns the context for a next write without a read.
+    async fn put(&mut self, key: &Key, context: Option<&Context>, delete: bool) -> Option<Context> {
         self.written += 1;
         let value = (!delete).then(|| format!("s{}v{}", self.number, self.written));
         let put_id = PutId(self.random.random());
@@ -299,6 +310,7 @@ impl Session {
             value: value.clone(),
             put_id,
             context: context.map(|context| decode(context).0).unwrap_or_default(),
+            attempts: 1,
             ended_at: None,
             ending: Ending::Unknown,
         };
@@ -314,14 +326,15 @@ impl Session {
             && self.random.random_bool(0.6)
         {
             self.log.note(format!("s{} put {key} {what}: unknown, once more", self.number));
+            lock(&self.history).puts[at].attempts += 1;
             answer = self.attempt(key, context, value.clone(), put_id, true).await;
         }
         let ending = match &answer {
-            Ok(stored) => Ending::Done {
-                dot: parse_dot(&stored.dot),
-                time: decode(&stored.context).1,
-                possible_duplicate: stored.possible_duplicate,
-            },
+            Ok(stored) => {
+                let (context, time) = decode(&stored.context);
+                let (dot, possible_duplicate) = (parse_dot(&stored.dot), stored.possible_duplicate);
+                Ending::Done { dot, time, context, possible_duplicate }
+            }
             Err(error) if error.outcome() == Outcome::NotDone => Ending::NotDone,
             Err(_) => Ending::Unknown,
         };
@@ -332,9 +345,12 @@ impl Session {
             Err(error) => format!("{:?}: {error}", error.outcome()),
         };
         self.log.note(format!("s{} put {key} {what}: {shown}", self.number));
-        let mut history = lock(&self.history);
-        history.puts[at].ending = ending;
-        history.puts[at].ended_at = Some(Instant::now());
+        {
+            let mut history = lock(&self.history);
+            history.puts[at].ending = ending;
+            history.puts[at].ended_at = Some(Instant::now());
+        }
+        answer.ok().map(|stored| stored.context)
     }
 
     async fn attempt(

@@ -46,6 +46,7 @@ fn fresh_seeds_hold_and_things_do_happen() {
     for what in [
         "kills",
         "power losses",
+        "blackouts",
         "cuts",
         "storms",
         "failing disks",
@@ -64,6 +65,8 @@ fn seeds_that_once_found_a_bug_hold() {
     let seeds = [
         // A put whose coordinator's disk failed was denied by every home while its state was on the way, and written twice.
         1040,
+        // A retry found its own version and another home's, and did not say that there may be a duplicate.
+        20006,
     ];
     run_all(seeds.into_iter());
 }

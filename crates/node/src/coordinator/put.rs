@@ -67,6 +67,7 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
             Err(Refused::Failed(failure)) => return answer.failed(&failure),
         }
     };
+    let possible_duplicate = possible_duplicate || minted.twins;
     if possible_duplicate {
         node.metrics.puts_possible_duplicate.inc();
     }
