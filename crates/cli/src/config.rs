@@ -23,6 +23,7 @@ pub(crate) struct NodeFile {
     pub(crate) ca: Option<PathBuf>,
     pub(crate) certificate: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
+    pub(crate) hint_bytes_max: Option<u64>,
     pub(crate) cache_bytes: Option<u64>,
 }
 
@@ -76,9 +77,20 @@ mod tests {
             _ => line,
         });
         let all = NodeFile::parse(&all.collect::<Vec<_>>().join("\n")).unwrap();
-        let NodeFile { data_dir, listen, advertise, seeds, ca, certificate, key, cache_bytes } = all;
+        let NodeFile {
+            data_dir,
+            listen,
+            advertise,
+            seeds,
+            ca,
+            certificate,
+            key,
+            hint_bytes_max,
+            cache_bytes,
+        } = all;
         assert!(data_dir.is_some() && listen.is_some() && advertise.is_some() && !seeds.is_empty());
         assert!(ca.is_some() && certificate.is_some() && key.is_some() && cache_bytes == Some(64 << 20));
+        assert_eq!(hint_bytes_max, Some(dynkv_node::HINT_BYTES_MAX));
     }
 
     #[test]

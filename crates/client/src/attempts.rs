@@ -77,6 +77,8 @@ pub(crate) struct Attempts {
     damaged: Vec<NodeId>,
     silent: Option<Told>,
     unsent: Vec<Told>,
+    /// Where an attempt may have been carried out.
+    tried: Vec<NodeId>,
     /// Whether the attempt under way is the second one at the same node.
     second: bool,
     count: u32,
@@ -101,6 +103,7 @@ impl Attempts {
             damaged: Vec::new(),
             silent: None,
             unsent: Vec::new(),
+            tried: Vec::new(),
             second: false,
             count: 0,
         }
@@ -109,6 +112,11 @@ impl Attempts {
     /// Whether the next attempt must be marked as a retry.
     pub(crate) fn is_retry(&self) -> bool {
         self.unknown.is_some()
+    }
+
+    /// The nodes that earlier attempts were sent to and that may have carried them out.
+    pub(crate) fn tried(&self) -> &[NodeId] {
+        &self.tried
     }
 
     /// Whether to begin again with the first node after all were tried. What must not be done twice is for its caller to
@@ -177,6 +185,9 @@ impl Attempts {
     }
 
     fn unknown_at(&mut self, told: Told, second: bool) -> Next {
+        if !self.tried.contains(&told.node) {
+            self.tried.push(told.node);
+        }
         self.unknown = Some(told);
         match self.repeat {
             Repeat::Once => Next::GiveUp,

@@ -13,7 +13,7 @@ use dynkv_proto::{Frame, GetReply, Hops, PutId, display_dot};
 use dynkv_ring::Position;
 use dynkv_vclock::HybridTime;
 
-use crate::attempts::{Repeat, Setback};
+use crate::attempts::{Attempts, Repeat, Setback};
 use crate::client::deadline;
 use crate::inner::Inner;
 use crate::key::check_key;
@@ -79,7 +79,7 @@ impl Get {
         };
         let mut message =
             dynkv_proto::Get { bucket, key: key.into(), r, pr, timeout_ms: 0, hops: Hops::default() };
-        let request = |timeout_ms, _| {
+        let request = |timeout_ms, _: &Attempts| {
             message.timeout_ms = timeout_ms;
             Frame::new(&message, Bytes::new())
         };

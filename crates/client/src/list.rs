@@ -12,7 +12,7 @@ use dynkv_ring::PartitionId;
 use tokio::task::JoinSet;
 
 use crate::Error;
-use crate::attempts::Repeat;
+use crate::attempts::{Attempts, Repeat};
 use crate::client::deadline;
 use crate::inner::Inner;
 use crate::key::check_bucket;
@@ -183,7 +183,7 @@ impl List {
             };
             let runtime = self.inner.pool.runtime().clone();
             let page = async move {
-                let request = |timeout_ms, _| {
+                let request = |timeout_ms, _: &Attempts| {
                     message.timeout_ms = timeout_ms;
                     Frame::new(&message, Bytes::new())
                 };

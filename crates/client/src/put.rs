@@ -15,7 +15,7 @@ use dynkv_proto::{
 use dynkv_ring::{NodeId, Position};
 use dynkv_vclock::Dot;
 
-use crate::attempts::{Repeat, Setback};
+use crate::attempts::{Attempts, Repeat, Setback};
 use crate::client::deadline;
 use crate::inner::Inner;
 use crate::key::check_key;
@@ -99,10 +99,13 @@ impl Write {
             pw,
             timeout_ms: 0,
             hops: Hops::default(),
+            tried: None,
         };
-        let request = |timeout_ms, retry| {
+        let request = |timeout_ms, attempts: &Attempts| {
             message.timeout_ms = timeout_ms;
-            message.retry = retry || self.retry;
+            message.retry = attempts.is_retry() || self.retry;
+            // Whom an earlier process of the application asked is not known.
+            message.tried = (attempts.is_retry() && !self.retry).then(|| attempts.tried().to_vec());
             Frame::new(&message, value.clone())
         };
         let stored = inner.run(call, request, read).await;

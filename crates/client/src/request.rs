@@ -59,12 +59,11 @@ pub(crate) struct Answer<T> {
 impl Inner {
     /// Makes a request until it is answered, cannot be, or its time is up.
     ///
-    /// `request` makes the frame from what is left of the deadline, in milliseconds, and whether an earlier attempt may
-    /// have been carried out. `read` reads a frame that is not a failure.
+    /// `request` makes the frame from what is left of the deadline, in milliseconds, and the attempts so far. `read` reads a frame that is not a failure.
     pub(crate) async fn run<T>(
         &self,
         call: Call,
-        mut request: impl FnMut(u32, bool) -> Frame,
+        mut request: impl FnMut(u32, &Attempts) -> Frame,
         read: impl Fn(&Frame) -> Result<Answer<T>, Setback>,
     ) -> Result<T, Error> {
         let mut attempts = Attempts::new(call.repeat);
@@ -80,9 +79,8 @@ impl Inner {
                         }
                         let limit = attempts.limit(left);
                         let timeout_ms = millis(limit - limit / ANSWER_SHARE);
-                        let retry = attempts.is_retry();
-                        let answered =
-                            self.ask(&view, node, call.class, limit, || request(timeout_ms, retry)).await;
+                        let frame = || request(timeout_ms, &attempts);
+                        let answered = self.ask(&view, node, call.class, limit, frame).await;
                         let setback = match answered.and_then(|frame| read(&frame)) {
                             Ok(answer) => {
                                 self.observe(node, answer.view);

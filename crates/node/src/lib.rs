@@ -2,7 +2,8 @@
 //!
 //! A request's way, by file names: `server` takes it off a connection; `coordinator` counts answers and decides, or forwards;
 //! `replica` reads, unites and mints on every home; `storage` keeps the records. `cluster` is what the node knows of the
-//! membership, `exchange` how that travels, `peers` the connections to the others.
+//! membership, `exchange` how that travels, `peers` the connections to the others. `hints` are kept for homes that are out of
+//! reach; `background` bounds what no client waits for.
 //!
 //! # What this crate does not do
 //!
@@ -10,11 +11,13 @@
 //! nothing but a UDP socket, a [`Storage`](storage::Storage), tokio's time and an [`Env`].
 
 mod actor;
+mod background;
 mod cluster;
 mod coordinator;
 mod data_dir;
 mod env;
 mod exchange;
+mod hints;
 mod key;
 mod metrics;
 mod node;
@@ -30,7 +33,7 @@ pub mod storage;
 pub use cluster::{LoadError, NotServing};
 pub use data_dir::DataDirError;
 pub use env::Env;
-pub use node::{Node, NodeConfig, Parts, StartError};
+pub use node::{HINT_BYTES_MAX, Node, NodeConfig, Parts, StartError};
 
 pub use dynkv_net as net;
 

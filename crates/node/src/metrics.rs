@@ -8,6 +8,8 @@ use prometheus_client::{
     registry::Registry,
 };
 
+use crate::background::WorkLabel;
+
 /// What a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub(crate) enum Operation {
@@ -74,6 +76,20 @@ metrics! {
     hedged_reads: Counter = Counter::default(), "Reads that asked further replicas because an answer was late or failed";
     read_repairs: Counter = Counter::default(), "States written back to replicas that were behind";
     records_damaged: Counter = Counter::default(), "Records that failed a checksum and were not served";
+    puts_sloppy: Counter = Counter::default(), "Puts answered with the help of nodes that are no homes";
+    puts_fallback: Counter = Counter::default(), "Puts coordinated by this node although it is no home, because none could be reached";
+    hints: Gauge = Gauge::default(), "Hints kept for other nodes";
+    hint_bytes: Gauge = Gauge::default(), "Bytes of the states in those hints";
+    hints_kept: Counter = Counter::default(), "States taken into hints";
+    hints_delivered: Counter = Counter::default(), "Hints that their targets have on disk, and that were removed";
+    hints_changed: Counter = Counter::default(), "Hints that changed while they were delivered, and were kept";
+    hints_refused_full: Counter = Counter::default(), "States that were not taken because the store of hints was full";
+    hints_damaged: Counter = Counter::default(), "Hints that could not be read and were given up";
+    hints_not_placed: Counter = Counter::default(), "States for homes out of reach that no node took as a hint";
+    puts_left_early: Counter = Counter::default(), "Answered puts that did not wait for their last homes because too many did";
+    background_share: Gauge = Gauge::default(), "Pieces of background work that may be under way at once";
+    background_begun: Family<WorkLabel, Counter> = Family::default(), "Pieces of background work begun";
+    background_left_out: Family<WorkLabel, Counter> = Family::default(), "Pieces of background work left out because too many were waiting";
     put_ids: Gauge = Gauge::default(), "Put ids remembered for retries";
     history_entries: Gauge = Gauge::default(), "Entries of the membership history";
 }

@@ -19,10 +19,12 @@ use tokio::{
 };
 
 use crate::{
+    background::{self, Background},
     cluster::{Cluster, LoadError, NotServing},
     data_dir::{DataDir, DataDirError},
     env::Env,
     exchange,
+    hints::{self, Hints},
     metrics::Metrics,
     peers::Peers,
     propose,
@@ -34,6 +36,9 @@ use crate::{
 
 /// How long a stopping node waits for requests under way.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Bytes of hints that a node keeps at most unless it is told otherwise.
+pub const HINT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 /// What a node is told at its start.
 #[derive(Clone, Debug)]
@@ -50,6 +55,8 @@ pub struct NodeConfig {
     pub identity: Identity,
     /// Memory for cached blocks of the store, in bytes.
     pub cache_bytes: u64,
+    /// Bytes of hints it keeps for other nodes at most; beyond that others are asked to keep them.
+    pub hint_bytes_max: u64,
 }
 
 impl NodeConfig {
@@ -62,6 +69,7 @@ impl NodeConfig {
             seeds: Vec::new(),
             identity,
             cache_bytes: FjallOptions::default().cache_bytes,
+            hint_bytes_max: HINT_BYTES_MAX,
         }
     }
 }
@@ -132,7 +140,7 @@ pub struct Node {
 }
 
 /// Tasks that end with the node, also with one that is dropped: it would go on serving unseen.
-struct Tasks([JoinHandle<()>; 2]);
+struct Tasks([JoinHandle<()>; 4]);
 
 impl Drop for Tasks {
     fn drop(&mut self) {
@@ -158,6 +166,8 @@ pub struct Parts {
     pub info: NodeInfo,
     /// `host:port` of some other nodes.
     pub seeds: Vec<String>,
+    /// Bytes of hints it keeps for other nodes at most.
+    pub hint_bytes_max: u64,
 }
 
 impl Node {
@@ -187,7 +197,14 @@ impl Node {
             disk: data_dir.disk,
             version: env!("CARGO_PKG_VERSION").into(),
         };
-        let parts = Parts { endpoint, storage: Arc::new(storage), env, info, seeds: config.seeds };
+        let parts = Parts {
+            endpoint,
+            storage: Arc::new(storage),
+            env,
+            info,
+            seeds: config.seeds,
+            hint_bytes_max: config.hint_bytes_max,
+        };
         Ok(Node::assemble_in(Some(data_dir), parts)?)
     }
 
@@ -200,14 +217,16 @@ impl Node {
     }
 
     fn assemble_in(data_dir: Option<DataDir>, parts: Parts) -> Result<Node, LoadError> {
-        let Parts { endpoint, storage, env, info, seeds } = parts;
+        let Parts { endpoint, storage, env, info, seeds, hint_bytes_max } = parts;
         let env = Arc::new(env);
         let metrics = Arc::new(Metrics::new());
         let name = endpoint.identity().name().cluster().to_owned();
         let cluster = Arc::new(Cluster::load(storage.clone(), name, info)?);
+        let hints = Arc::new(Hints::load(storage.clone(), metrics.clone(), hint_bytes_max)?);
         let shared = Arc::new(Shared {
             peers: Peers::new(endpoint.clone(), cluster.clone()),
-            replica: Replica::new(storage, env.clone(), metrics.clone()),
+            replica: Replica::new(storage, hints, env.clone(), metrics.clone()),
+            background: Background::new(metrics.clone()),
             cluster,
             metrics,
             env,
@@ -220,7 +239,9 @@ impl Node {
             tokio::spawn(async move { endpoint.serve(server).await })
         };
         let exchange = tokio::spawn(exchange::run(shared.clone(), seeds));
-        Ok(Node { shared, endpoint, tasks: Tasks([serve, exchange]) })
+        let deliver = tokio::spawn(hints::deliver(shared.clone()));
+        let control = tokio::spawn(background::control(shared.clone()));
+        Ok(Node { shared, endpoint, tasks: Tasks([serve, exchange, deliver, control]) })
     }
 
     /// Its id.

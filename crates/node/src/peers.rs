@@ -21,6 +21,9 @@ use crate::cluster::Cluster;
 /// How long after a failed attempt to connect there is no other. Calls fail at once until one has succeeded.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a node that keeps as many hints as it may is not asked to keep more.
+const HINTS_FULL_FOR: Duration = Duration::from_secs(5);
+
 /// Why a peer gave no answer that can be used.
 #[derive(Clone, Debug, Error)]
 pub(crate) enum PeerError {
@@ -65,6 +68,8 @@ struct Peer {
     connecting: tokio::sync::Mutex<()>,
     /// Smoothed time of a call in microseconds; 0: none made yet.
     latency_us: AtomicU64,
+    /// When it last refused a hint because it keeps as many as it may.
+    hints_full: Mutex<Option<Instant>>,
 }
 
 #[derive(Default)]
@@ -88,6 +93,7 @@ impl Peers {
                 state: Mutex::default(),
                 connecting: tokio::sync::Mutex::new(()),
                 latency_us: AtomicU64::new(0),
+                hints_full: Mutex::new(None),
             })
         };
         peers.entry(id).or_insert_with(new).clone()
@@ -267,6 +273,17 @@ impl Peers {
     pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
         let peer = self.peer(node);
         peer.connected().is_some() || self.failed(&peer).is_none()
+    }
+
+    /// Takes note that `node` keeps as many hints as it may.
+    pub(crate) fn hints_full(&self, node: NodeId) {
+        *self.peer(node).hints_full.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    /// Whether `node` may be asked to keep a hint.
+    pub(crate) fn takes_hints(&self, node: NodeId) -> bool {
+        let full = *self.peer(node).hints_full.lock().unwrap_or_else(PoisonError::into_inner);
+        full.is_none_or(|at| at.elapsed() >= HINTS_FULL_FOR)
     }
 
     /// Smoothed time of a call to `node`.

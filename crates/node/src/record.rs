@@ -35,6 +35,14 @@ pub(crate) fn record_key(partition: PartitionId, bucket: &str, key: &[u8]) -> By
     out.freeze()
 }
 
+/// The bucket and the key of a record key; `None` for anything else.
+pub(crate) fn parse_record_key(record_key: &Bytes) -> Option<(String, Bytes)> {
+    let &len = record_key.get(2)?;
+    let key_at = 3 + usize::from(len);
+    let bucket = std::str::from_utf8(record_key.get(3..key_at)?).ok()?;
+    Some((bucket.to_owned(), record_key.slice(key_at..)))
+}
+
 /// What the record keys of one bucket in one partition begin with.
 pub(crate) fn bucket_prefix(partition: PartitionId, bucket: &str) -> BytesMut {
     let mut out = BytesMut::with_capacity(64 + bucket.len());
@@ -134,6 +142,8 @@ mod tests {
     fn keys_of_a_bucket_sort_by_bucket_then_key() {
         let key = |bucket: &str, key: &str| record_key(PartitionId(258), bucket, key.as_bytes());
         assert_eq!(&key("b", "k")[..], b"\x01\x02\x01bk");
+        assert_eq!(parse_record_key(&key("b", "k")), Some(("b".into(), "k".into())));
+        assert_eq!(parse_record_key(&Bytes::from_static(b"\x01\x02\x03bk")), None);
         assert!(key("b", "a") < key("b", "b"));
         assert!(key("b", "zz").starts_with(&bucket_prefix(PartitionId(258), "b")));
         assert!(!key("bb", "").starts_with(&bucket_prefix(PartitionId(258), "b")));

@@ -21,11 +21,12 @@ use tokio::{sync::oneshot, time::Instant};
 use crate::{
     actor::Actors,
     env::Env,
+    hints::{Delta, HintError, Hints, Place},
     key::Key,
     metrics::Metrics,
     put_ids::{Denied, PutIds},
     record::{Record, bucket_prefix},
-    storage::{Apply, Done, Durability, Space, Storage, StorageError},
+    storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
 };
 
 /// How far ahead of this host's clock a timestamp may be before an `lww` bucket refuses to exceed it.
@@ -44,11 +45,12 @@ const STATE_HEADER_BYTES_MAX: usize = 1024 * 1024;
 /// The replica: storage, and what minting needs.
 pub(crate) struct Replica {
     pub(crate) storage: Arc<dyn Storage>,
-    env: Arc<Env>,
+    pub(crate) hints: Arc<Hints>,
+    pub(crate) env: Arc<Env>,
     actors: Actors,
     clock: Mutex<HybridClock>,
     put_ids: Mutex<PutIds>,
-    metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// A version to write.
@@ -104,8 +106,19 @@ pub(crate) enum MintError {
     Denied,
     #[error("the actor's counter is used up: try again")]
     Counter,
+    #[error("this node stands in for the homes of this key: {0}")]
+    Hint(HintError),
     #[error("the local replica: {0}")]
     Storage(#[from] StorageError),
+}
+
+impl From<HintError> for MintError {
+    fn from(error: HintError) -> MintError {
+        match error {
+            HintError::Storage(error) => MintError::Storage(error),
+            full @ HintError::Full { .. } => MintError::Hint(full),
+        }
+    }
 }
 
 /// What a mint is waited for by: the state as soon as it is known, and the outcome of the local write.
@@ -124,9 +137,15 @@ pub(crate) struct Page {
 }
 
 impl Replica {
-    pub(crate) fn new(storage: Arc<dyn Storage>, env: Arc<Env>, metrics: Arc<Metrics>) -> Arc<Replica> {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        hints: Arc<Hints>,
+        env: Arc<Env>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Replica> {
         Arc::new(Replica {
             storage,
+            hints,
             actors: Actors::new(env.clone()),
             clock: Mutex::new(HybridClock::new()),
             put_ids: Mutex::new(PutIds::new(Instant::now())),
@@ -153,9 +172,14 @@ impl Replica {
         read
     }
 
-    /// The record of `key` with its state, every value verified: what may be shown to a reader.
-    pub(crate) fn read_verified(&self, key: &Key) -> Result<Option<(Record, State)>, StorageError> {
-        let Some(record) = self.read(key)? else { return Ok(None) };
+    /// What this node holds of `key` with its state, every value verified: what may be shown to a reader.
+    pub(crate) fn read_verified(
+        &self,
+        key: &Key,
+        place: &Place,
+        conflict: Conflict,
+    ) -> Result<Option<(Record, State)>, StorageError> {
+        let Some(record) = self.held(key, place, conflict)? else { return Ok(None) };
         let state = record.decode_state()?;
         if !state.is_intact() {
             self.metrics.records_damaged.inc();
@@ -201,7 +225,7 @@ impl Replica {
     }
 
     /// The record after uniting `incoming` with what is there; `None` when it brings nothing new.
-    fn united(
+    pub(crate) fn united(
         &self,
         before: Option<Record>,
         incoming: Incoming,
@@ -227,10 +251,12 @@ impl Replica {
         Ok(Some(Record { local_actor: before.local_actor, state }))
     }
 
-    /// Reads, merges and writes a new version of `key`, durable before it is acknowledged if `durability` says so.
+    /// Reads, merges and writes a new version of `key` at `place`, durable before it is acknowledged if `durability` says
+    /// so.
     pub(crate) fn mint(
         self: &Arc<Self>,
         key: &Key,
+        place: Place,
         mint: Mint,
         durability: Durability,
     ) -> Result<Minting, StorageError> {
@@ -238,11 +264,9 @@ impl Replica {
         let (written_sender, written) = oneshot::channel();
         let (replica, record_key) = (self.clone(), key.record.clone());
         let apply: Apply = Box::new(move |tx| {
-            let before =
-                tx.get(Space::Records, &record_key).and_then(|bytes| bytes.map(Record::decode).transpose());
             let put_id = mint.put_id;
-            let outcome = before.map_err(MintError::from).and_then(|before| replica.minted(before, mint));
-            let (minted, record) = match outcome {
+            let outcome = replica.mint_within(tx, record_key, &place, mint);
+            let (minted, delta) = match outcome {
                 Ok(outcome) => outcome,
                 Err(error) => {
                     drop(minted_sender.send(Err(error)));
@@ -250,15 +274,15 @@ impl Replica {
                 }
             };
             let dot = minted.dot;
-            if let Some(record) = record {
-                tx.put(Space::Records, record_key, record.encode());
-            }
             // The other replicas get the state while this one writes it. Should the write fail, the version lives on
             // there, and no other version will bear its dot: the incarnation is renewed before anything else is minted.
             drop(minted_sender.send(Ok(minted)));
             Box::new(move |result| {
                 match &result {
-                    Ok(()) => replica.remember(vec![(put_id, dot)]),
+                    Ok(()) => {
+                        replica.kept(delta);
+                        replica.remember(vec![(put_id, dot)]);
+                    }
                     Err(_) => replica.renew_actor(),
                 }
                 drop(written_sender.send(result));
@@ -266,6 +290,24 @@ impl Replica {
         });
         self.storage.submit(durability, apply)?;
         Ok(Minting { minted, written })
+    }
+
+    fn mint_within(
+        &self,
+        tx: &mut Transaction<'_>,
+        record_key: Bytes,
+        place: &Place,
+        mint: Mint,
+    ) -> Result<(Minted, Option<Delta>), MintError> {
+        let found = self.find(tx, &record_key, place, mint.conflict)?;
+        let (minted, record) = self.minted(found.record.clone(), mint)?;
+        // What an earlier attempt left may be in a hint for another home: this node answers for the first one's.
+        let record = record.or_else(|| found.unkept());
+        let delta = match record {
+            Some(record) => self.keep(tx, record_key, place, found, record)?,
+            None => None,
+        };
+        Ok((minted, delta))
     }
 
     /// What minting does to a record; `None` in place of a record when an earlier attempt had done it.
@@ -372,11 +414,13 @@ impl Replica {
     pub(crate) fn answer_put_seen(
         &self,
         key: &Key,
+        place: &Place,
+        conflict: Conflict,
         put_id: PutId,
     ) -> Result<(PutSeenReply, Bytes), StorageError> {
         // Asked before the record is read: a put that is committed in between is found in the record, or was begun.
         let seen = self.put_ids().answer(put_id, Instant::now());
-        let record = self.read(key)?;
+        let record = self.held(key, place, conflict)?;
         let (seen, dot) = match (self.applied(put_id, record.as_ref())?, seen) {
             (Some(dot), _) => (Seen::Applied, dot),
             // Applied, and its record is gone or set aside: nothing to hand on, and nothing to deny.
@@ -391,9 +435,15 @@ impl Replica {
     }
 
     /// Begins a retry as its coordinator. Says what this node knows of the put itself.
-    pub(crate) fn begin_retry(&self, key: &Key, put_id: PutId) -> Result<Seen, StorageError> {
+    pub(crate) fn begin_retry(
+        &self,
+        key: &Key,
+        place: &Place,
+        conflict: Conflict,
+        put_id: PutId,
+    ) -> Result<Seen, StorageError> {
         let seen = self.put_ids().begin_retry(put_id, Instant::now());
-        let applied = self.applied(put_id, self.read(key)?.as_ref())?;
+        let applied = self.applied(put_id, self.held(key, place, conflict)?.as_ref())?;
         Ok(if applied.is_some() { Seen::Applied } else { seen })
     }
 
@@ -415,7 +465,7 @@ impl Replica {
         self.metrics.put_ids.set(ids.len() as i64);
     }
 
-    fn renew_actor(&self) {
+    pub(crate) fn renew_actor(&self) {
         self.actors.renew();
         self.metrics.incarnations_renewed.inc();
     }
@@ -498,7 +548,7 @@ impl Incoming {
         State::digest(&self.bytes)
     }
 
-    fn puts(&self) -> impl Iterator<Item = (PutId, Dot<Actor>)> {
+    pub(crate) fn puts(&self) -> impl Iterator<Item = (PutId, Dot<Actor>)> {
         self.state.siblings().iter().map(|(dot, version)| (version.put_id, *dot))
     }
 }
@@ -510,11 +560,9 @@ mod tests {
 
     #[test]
     fn several_siblings_must_fit_into_a_message_and_its_header() {
-        let replica = Replica::new(
-            Arc::new(MemoryStorage::default()),
-            Arc::new(Env::fixed(5)),
-            Arc::new(Metrics::new()),
-        );
+        let (storage, metrics) = (Arc::new(MemoryStorage::default()), Arc::new(Metrics::new()));
+        let hints = Hints::load(storage.clone(), metrics.clone(), 1000).expect("an empty store");
+        let replica = Replica::new(storage, Arc::new(hints), Arc::new(Env::fixed(5)), metrics);
         let check = |siblings, header_bytes: usize, bytes: usize| {
             let mut encoded = vec![0; bytes];
             encoded[..4].copy_from_slice(&(header_bytes as u32).to_be_bytes());

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynkv_net::{Handler, PeerName, Responder};
 use dynkv_proto::{
-    Digest, Exchange, Failure, FailureCode, Frame, Get, List, Message, Metrics, MetricsReply, Propose, Put,
-    PutSeen, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply, Status,
-    StatusReply, View, kinds,
+    Conflict, Digest, DrainHints, Exchange, Failure, FailureCode, Frame, Get, List, Message, Metrics,
+    MetricsReply, Propose, Put, PutSeen, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply,
+    ReplicaPut, ReplicaPutReply, Status, StatusReply, View, kinds,
 };
 use dynkv_ring::PartitionId;
 
 use crate::{
     coordinator, exchange,
+    hints::{self, HintError, Place},
     key::Key,
     propose,
     replica::Incoming,
@@ -44,6 +45,10 @@ impl Handler for Server {
             kinds::METRICS => inline(frame, responder, |_: Metrics| {
                 Ok((MetricsReply { text: metrics(node) }, Bytes::new()))
             }),
+            kinds::HINTS => inline(frame, responder, |request| hints::admin::list(node, &request)),
+            kinds::DRAIN_HINTS => spawned(node, frame, responder, |node, request: DrainHints| async move {
+                hints::admin::drain(&node, request).await
+            }),
             kinds::PROPOSE => spawned(node, frame, responder, |node, request: Propose| async move {
                 propose::answer(&node, request).await
             }),
@@ -72,7 +77,7 @@ fn allowed(peer: &PeerName, kind: u16) -> Result<(), Failure> {
     let allowed = match kind {
         _ if peer.is_node() => true,
         kinds::PUT => peer.can_write(),
-        kinds::PROPOSE => peer.can_administer(),
+        kinds::PROPOSE | kinds::DRAIN_HINTS => peer.can_administer(),
         // Those of clients, unknown ones among them, which are answered as such.
         _ => kind < kinds::REPLICA_GET,
     };
@@ -81,7 +86,7 @@ fn allowed(peer: &PeerName, kind: u16) -> Result<(), Failure> {
     }
     let needed = match kind {
         kinds::PUT => "the role writer or admin",
-        kinds::PROPOSE => "the role admin",
+        kinds::PROPOSE | kinds::DRAIN_HINTS => "the role admin",
         _ => "a node's certificate",
     };
     let message = format!("{peer} may not do this: it needs {needed}; have one issued with `dyn cert`");
@@ -149,21 +154,24 @@ fn storage_failure(node: &Shared, error: &StorageError) -> Failure {
     }
 }
 
-/// The key of a replica message. Limits are the client path's: they must not stop healing.
-fn key(node: &Shared, bucket: String, key: Bytes) -> Result<Key, Failure> {
+/// The key of a replica message, where this node keeps it, and how its bucket resolves conflicts. Limits are the client path's: they must not stop healing.
+fn key(node: &Shared, bucket: String, key: Bytes) -> Result<(Key, Place, Conflict), Failure> {
     let view = node.cluster.view();
     node.cluster
         .serving(&view)
         .map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()))?;
     dynkv_proto::check_bucket_name(&bucket)
         .map_err(|error| Failure::not_done(FailureCode::Invalid, error.to_string()))?;
-    Ok(Key::new(bucket, key, view.membership.partitions()))
+    let conflict = view.buckets.get(&bucket).conflict;
+    let key = Key::new(bucket, key, view.membership.partitions());
+    let place = Place::of(&view, &key, &node.cluster.me.id);
+    Ok((key, place, conflict))
 }
 
 fn replica_get(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, Bytes), Failure> {
     node.metrics.replica_reads.inc();
-    let key = key(node, request.bucket, request.key.0)?;
-    let record = node.replica.read(&key).map_err(|error| storage_failure(node, &error))?;
+    let (key, place, conflict) = key(node, request.bucket, request.key.0)?;
+    let record = node.replica.held(&key, &place, conflict).map_err(|error| storage_failure(node, &error))?;
     let held: Option<Digest> = match &record {
         Some(record) => Some(record.digest().map_err(|error| storage_failure(node, &error))?),
         None => None,
@@ -180,34 +188,62 @@ fn replica_get(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, B
 fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
     node.metrics.replica_writes.inc();
     let prepared = decode::<ReplicaPut>(&frame).and_then(|request| {
-        let key = key(node, request.bucket, request.key.0)?;
+        let (key, _, conflict) = key(node, request.bucket, request.key.0)?;
         let incoming = Incoming::verify(frame.body)
             .map_err(|error| Failure::not_done(FailureCode::Invalid, error.to_string()))?;
         let durability = if request.durable { Durability::Disk } else { Durability::Memory };
-        Ok((key, incoming, durability))
+        let hint_for = request.hint_for.filter(|target| *target != node.cluster.me.id);
+        Ok((key, conflict, incoming, durability, hint_for))
     });
-    let (key, incoming, durability) = match prepared {
+    let (key, conflict, incoming, durability, hint_for) = match prepared {
         Ok(prepared) => prepared,
         Err(failure) => return send::<Failure>(responder, Err(failure)),
     };
-    let conflict = node.cluster.view().buckets.get(&key.bucket).conflict;
     // The responder must be at hand on both paths: when the queue refuses, and when the write is done.
     let responder = Arc::new(std::sync::Mutex::new(Some(responder)));
-    let done = {
+    let answer = {
         let (node, responder) = (node.clone(), responder.clone());
-        move |result: Result<(), StorageError>| {
-            let reply = result
-                .map(|()| (ReplicaPutReply { stamp: node.replica.stamp() }, Bytes::new()))
-                .map_err(|error| storage_failure(&node, &error));
+        move |result: Result<(), Failure>| {
+            let reply = result.map(|()| (ReplicaPutReply { stamp: node.replica.stamp() }, Bytes::new()));
             if let Some(responder) = take(&responder) {
                 send(responder, reply);
             }
         }
     };
-    if let Err(error) = node.replica.unite(&key, incoming, conflict, durability, done)
+    let submitted = match hint_for {
+        None => {
+            let node = node.clone();
+            let done = {
+                let node = node.clone();
+                move |result: Result<(), StorageError>| {
+                    answer(result.map_err(|error| storage_failure(&node, &error)));
+                }
+            };
+            node.replica.unite(&key, incoming, conflict, durability, done)
+        }
+        Some(target) => {
+            let done = {
+                let node = node.clone();
+                move |result: Result<(), HintError>| {
+                    answer(result.map_err(|error| hint_failure(&node, &error)));
+                }
+            };
+            node.replica.unite_hint(&key, target, incoming, conflict, done)
+        }
+    };
+    if let Err(error) = submitted
         && let Some(responder) = take(&responder)
     {
         send::<Failure>(responder, Err(storage_failure(node, &error)));
+    }
+}
+
+fn hint_failure(node: &Shared, error: &HintError) -> Failure {
+    match error {
+        HintError::Full { .. } => {
+            Failure::not_done(FailureCode::HintsFull, format!("node {}: {error}", node.cluster.me.id))
+        }
+        HintError::Storage(error) => storage_failure(node, error),
     }
 }
 
@@ -231,8 +267,10 @@ fn replica_list(node: &Shared, request: &ReplicaList) -> Result<(ReplicaListRepl
 }
 
 fn put_seen(node: &Shared, request: PutSeen) -> Result<(dynkv_proto::PutSeenReply, Bytes), Failure> {
-    let key = key(node, request.bucket, request.key.0)?;
-    node.replica.answer_put_seen(&key, request.put_id).map_err(|error| storage_failure(node, &error))
+    let (key, place, conflict) = key(node, request.bucket, request.key.0)?;
+    node.replica
+        .answer_put_seen(&key, &place, conflict, request.put_id)
+        .map_err(|error| storage_failure(node, &error))
 }
 
 fn status(node: &Shared) -> StatusReply {

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 use crate::{
-    cluster::Cluster, data_dir::DataDir, env::Env, metrics::Metrics, peers::Peers, replica::Replica,
+    background::Background, cluster::Cluster, data_dir::DataDir, env::Env, metrics::Metrics, peers::Peers,
+    replica::Replica,
 };
 
 /// Client requests coordinated or forwarded at once; more are refused, before their deadline has run.
@@ -16,6 +17,7 @@ pub(crate) struct Shared {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) peers: Peers,
     pub(crate) replica: Arc<Replica>,
+    pub(crate) background: Background,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) env: Arc<Env>,
     /// One permit per client request under way.

@@ -51,12 +51,14 @@ pub enum FailureCode {
     UnknownKind,
     /// The responder stopped or gave up without an answer.
     NoAnswer,
+    /// The node keeps as many hints as it may: another one must keep this.
+    HintsFull,
     /// A code of a newer version.
     Other(u16),
 }
 
 impl FailureCode {
-    const NUMBERS: [(FailureCode, u16); 15] = [
+    const NUMBERS: [(FailureCode, u16); 16] = [
         (FailureCode::Invalid, 1),
         (FailureCode::TooLarge, 2),
         (FailureCode::Context, 3),
@@ -72,6 +74,7 @@ impl FailureCode {
         (FailureCode::Clock, 13),
         (FailureCode::UnknownKind, 14),
         (FailureCode::NoAnswer, 15),
+        (FailureCode::HintsFull, 16),
     ];
 }
 

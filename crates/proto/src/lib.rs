@@ -33,6 +33,7 @@ mod context;
 mod error;
 mod failure;
 mod frame;
+mod hints;
 mod ids;
 mod messages;
 mod state;
@@ -46,6 +47,7 @@ pub use context::{CONTEXT_BYTES_MAX, ContextError, ContextToken};
 pub use error::DecodeError;
 pub use failure::{Failure, FailureCode, Outcome};
 pub use frame::{FRAME_PREFIX_BYTES, Frame, HEADER_BYTES_MAX, Message, Request};
+pub use hints::{DrainHints, DrainHintsReply, HintEntry, HintTotals, Hints, HintsReply};
 pub use ids::{Actor, Digest, Marks, PutId, Stamp, display_dot};
 pub use messages::{
     Exchange, ExchangeReply, Get, GetReply, Hops, List, ListReply, ListedKey, Metrics, MetricsReply,

@@ -25,6 +25,8 @@ pub mod kinds {
     pub const STATUS: u16 = 5;
     pub const METRICS: u16 = 6;
     pub const PROPOSE: u16 = 7;
+    pub const HINTS: u16 = 8;
+    pub const DRAIN_HINTS: u16 = 9;
     pub const REPLICA_GET: u16 = 100;
     pub const REPLICA_PUT: u16 = 101;
     pub const REPLICA_LIST: u16 = 102;
@@ -39,6 +41,8 @@ pub mod kinds {
     pub const STATUS_REPLY: u16 = REPLY | STATUS;
     pub const METRICS_REPLY: u16 = REPLY | METRICS;
     pub const PROPOSE_REPLY: u16 = REPLY | PROPOSE;
+    pub const HINTS_REPLY: u16 = REPLY | HINTS;
+    pub const DRAIN_HINTS_REPLY: u16 = REPLY | DRAIN_HINTS;
     pub const REPLICA_GET_REPLY: u16 = REPLY | REPLICA_GET;
     pub const REPLICA_PUT_REPLY: u16 = REPLY | REPLICA_PUT;
     pub const REPLICA_LIST_REPLY: u16 = REPLY | REPLICA_LIST;
@@ -120,6 +124,8 @@ message! {
         timeout_ms: u32,
         /// How often this was forwarded.
         hops: Hops,
+        /// In a retry: the nodes that earlier attempts were sent to. `None`: not known, any node may have carried one out.
+        tried: Option<Vec<NodeId>> = None,
     }
 }
 
@@ -332,8 +338,11 @@ message! {
         key: Blob,
         /// Configuration and settled state when the state was read from storage.
         stamp: Stamp,
-        /// Whether to acknowledge from disk, or from memory.
+        /// Whether to acknowledge from disk, or from memory. Hints are always acknowledged from disk.
         durable: bool,
+        /// The home that this is a hint for: the replica keeps it apart from its own record, and hands it over when that
+        /// home is back. `None`: the replica is a home itself.
+        hint_for: Option<NodeId> = None,
     }
 }
 
@@ -398,7 +407,7 @@ pub enum Seen {
 }
 
 message! {
-    /// Asks a home whether it has applied a put, before another coordinator carries out its retry.
+    /// Asks a node whether it has applied a put, before another coordinator carries out its retry.
     PUT_SEEN, PutSeen => PutSeenReply {
         /// The bucket.
         bucket: String,

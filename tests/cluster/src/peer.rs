@@ -76,5 +76,6 @@ pub fn put(bucket: &str, key: impl Into<Bytes>, put_id: u128, value: &[u8]) -> P
         pw: None,
         timeout_ms: 5000,
         hops: Hops(0),
+        tried: None,
     }
 }

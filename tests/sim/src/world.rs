@@ -132,7 +132,14 @@ impl World {
             disk: seed,
             version: "sim".into(),
         };
-        let parts = Parts { endpoint, storage: host.disk.mount(), env, info, seeds };
+        let parts = Parts {
+            endpoint,
+            storage: host.disk.mount(),
+            env,
+            info,
+            seeds,
+            hint_bytes_max: dynkv_node::HINT_BYTES_MAX,
+        };
         host.node = Some(Node::assemble(parts).expect("a disk holds what a node wrote"));
         self.log.note(format!("{} starts, boot {}", host.id, host.boot));
     }

@@ -69,6 +69,10 @@ struct Start {
     /// The certificate's private key
     #[arg(long, value_name = "FILE")]
     key: Option<PathBuf>,
+    /// Bytes of hints kept for other nodes at most [default: 4 GiB]
+    #[arg(long, value_name = "BYTES")]
+    hint_bytes_max: Option<u64>,
+
     /// Memory for cached blocks of the store, in bytes [default: 64 MiB]
     #[arg(long, value_name = "BYTES")]
     cache_bytes: Option<u64>,
@@ -147,6 +151,9 @@ impl Start {
         config.seeds = if self.seed.is_empty() { file.seeds } else { self.seed };
         for address in config.seeds.iter().chain(&config.advertise) {
             check_address(address)?;
+        }
+        if let Some(hint_bytes_max) = self.hint_bytes_max.or(file.hint_bytes_max) {
+            config.hint_bytes_max = hint_bytes_max;
         }
         if let Some(cache_bytes) = self.cache_bytes.or(file.cache_bytes) {
             config.cache_bytes = cache_bytes;

@@ -1,4 +1,4 @@
-//! Handing a request to a node that can coordinate it (paper, section 4.3).
+//! Handing a request to a node that can coordinate it (paper, section 4.3), or standing in for it.
 
 use std::sync::Arc;
 
@@ -41,6 +41,10 @@ pub(super) async fn forward<R: Coordinated>(
                 return answer.failed(&unknown(&context.view, FailureCode::NoAnswer, message));
             }
         }
+    }
+    if R::FALLS_BACK {
+        // Certainly none of them has begun: writes must stay possible, and the paper's preference list goes on.
+        return request.run(node, context, body, answer).await;
     }
     let message = format!("no replica of this key can be reached ({}): see `dyn status`", errors.join("; "));
     answer.failed(&failure(&context.view, FailureCode::Quorum, message));

@@ -1,6 +1,13 @@
 //! Coordinating a get: the own copy, digests from others, a merge, and read repair.
+//!
+//! Fallbacks are asked for what they keep as hints once the homes alone cannot be enough; they count as replicas, not as
+//! homes, and never as one that is to be repaired.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use dynkv_net::Class;
@@ -15,8 +22,11 @@ use tokio::time::Instant;
 use super::{
     Answer, Context, checked_key, effective, failure,
     quorum::{Asked, Need, Quorum, Verdict},
+    replicate::fallbacks,
 };
 use crate::{
+    background::Work,
+    hints::Place,
     key::Key,
     replica::Incoming,
     shared::Shared,
@@ -95,15 +105,13 @@ fn answer_with(node: &Shared, context: &Context, key: &Key, read: &Read<'_>, ans
     answer.done(&reply, body);
 }
 
-const ASKED: Asked = Asked { durable: false, home: true };
-
 /// A replica's answer: nothing new, or its state.
 enum Answered {
     Same,
     Holds(Option<Incoming>),
 }
 
-type Answers<'a> = FuturesUnordered<BoxFuture<'a, (NodeId, Result<Answered, String>)>>;
+type Answers<'a> = FuturesUnordered<BoxFuture<'a, (Asked, Result<Answered, String>)>>;
 
 /// One read on its way.
 struct Read<'a> {
@@ -115,6 +123,10 @@ struct Read<'a> {
     quorum: Quorum,
     /// Homes not asked yet, the best one last.
     unasked: Vec<NodeId>,
+    /// The rest of the walk, best first; looked up when the homes are used up.
+    fallbacks: Option<VecDeque<NodeId>>,
+    /// Whether somebody who is no home had something to say.
+    from_fallback: bool,
     answers: Answers<'a>,
     errors: Vec<String>,
     /// What this node holds, to which others say "the same".
@@ -147,6 +159,8 @@ impl<'a> Read<'a> {
             need,
             quorum: Quorum::new(need),
             unasked,
+            fallbacks: None,
+            from_fallback: false,
             answers: Answers::new(),
             errors: Vec::new(),
             own: None,
@@ -154,34 +168,65 @@ impl<'a> Read<'a> {
             merged: State::default(),
             fastest: None,
         };
-        read.quorum.asked(ASKED);
-        match read.read_own() {
+        let place = Place::of(&context.view, key, &me);
+        let slot = match &place {
+            Place::Home => me,
+            Place::Fallback(homes) => homes.first().copied().unwrap_or(me),
+        };
+        let own = Asked { node: me, slot, durable: false };
+        read.quorum.asked(own);
+        match read.read_own(&place) {
             Ok(()) => {
-                read.quorum.answered(ASKED);
-                read.fastest = Some(me);
+                read.quorum.answered(own);
+                read.fastest = (slot == me).then_some(me);
             }
-            Err(error) => {
-                read.quorum.failed(ASKED);
-                read.errors.push(format!("{me}: {error}"));
-            }
+            Err(error) => read.failed(own, error.to_string()),
         }
-        while read.quorum.verdict() == Verdict::Missed && read.ask_next() {}
+        while read.quorum.verdict() == Verdict::Missed && read.ask_next(false) {}
         Ok(read)
     }
 
-    fn read_own(&mut self) -> Result<(), StorageError> {
-        if let Some((record, state)) = self.node.replica.read_verified(self.key)? {
+    fn read_own(&mut self, place: &Place) -> Result<(), StorageError> {
+        if let Some((record, state)) = self.node.replica.read_verified(self.key, place, self.conflict)? {
             self.own = Some(record.digest()?);
             self.merged = state;
         }
-        self.held.insert(self.node.cluster.me.id, self.own);
+        if *place == Place::Home {
+            self.held.insert(self.node.cluster.me.id, self.own);
+        }
         Ok(())
     }
 
-    /// Asks one more home; `false` when there is none.
-    fn ask_next(&mut self) -> bool {
-        let Some(home) = self.unasked.pop() else { return false };
-        self.quorum.asked(ASKED);
+    /// Asks one more home, or somebody in place of one that did not answer or, if `late` is said, has not yet; `false` when
+    /// there is nobody.
+    fn ask_next(&mut self, late: bool) -> bool {
+        if let Some(home) = self.unasked.pop() {
+            self.ask(Asked { node: home, slot: home, durable: false });
+            return true;
+        }
+        // Nobody can stand in for homes where only homes count.
+        if self.need.homes == self.need.replicas {
+            return false;
+        }
+        let (node, context, key) = (self.node, self.context, self.key);
+        let homes = context.view.membership.ring().homes(key.partition);
+        let vacant = |home: &&NodeId| match self.quorum.hopes_for(home) {
+            None => true,
+            Some(hope) => late && hope == **home && !self.quorum.is_filled(home),
+        };
+        let Some(&slot) = homes.iter().find(vacant) else { return false };
+        let fallbacks = self.fallbacks.get_or_insert_with(|| fallbacks(node, context, key));
+        while let Some(fallback) = fallbacks.pop_front() {
+            if node.peers.is_reachable(fallback) {
+                self.ask(Asked { node: fallback, slot, durable: false });
+                return true;
+            }
+        }
+        false
+    }
+
+    fn ask(&mut self, asked: Asked) {
+        self.quorum.asked(asked);
         let request = ReplicaGet {
             bucket: self.key.bucket.clone(),
             key: self.key.key.clone().into(),
@@ -191,7 +236,8 @@ impl<'a> Read<'a> {
         let (node, timeout) = (self.node, self.context.time_left());
         let answer = async move {
             let frame = Frame::new(&request, Bytes::new());
-            let answer = node.peers.request::<ReplicaGetReply>(home, Class::Foreground, frame, timeout).await;
+            let answer =
+                node.peers.request::<ReplicaGetReply>(asked.node, Class::Foreground, frame, timeout).await;
             let answered = answer.map_err(|error| error.to_string()).and_then(|(reply, state)| {
                 if reply.stamp.0 != request.stamp.0 {
                     return Err(format!("it is at epoch {}, not {}", reply.stamp.0, request.stamp.0));
@@ -204,19 +250,24 @@ impl<'a> Read<'a> {
                         .map_err(|error| error.to_string()),
                 }
             });
-            (home, answered)
+            (asked, answered)
         };
         self.answers.push(answer.boxed());
-        true
+    }
+
+    fn failed(&mut self, asked: Asked, error: String) {
+        self.quorum.failed(asked);
+        self.errors.push(format!("{}: {error}", asked.node));
     }
 
     /// Waits for the quorum; asks further homes when answers fail or are late.
     async fn until_met(&mut self) -> Result<(), dynkv_proto::Failure> {
         let mut hedge_at = Instant::now() + self.hedge_after();
+        let mut may_hedge = true;
         loop {
             match self.quorum.verdict() {
                 Verdict::Met => return Ok(()),
-                Verdict::Missed if self.ask_next() => {
+                Verdict::Missed if self.ask_next(false) => {
                     self.node.metrics.hedged_reads.inc();
                     continue;
                 }
@@ -225,11 +276,13 @@ impl<'a> Read<'a> {
             }
             tokio::select! {
                 biased;
-                Some((home, answered)) = self.answers.next() => self.take(home, answered),
+                Some((asked, answered)) = self.answers.next() => self.take(asked, answered),
                 () = tokio::time::sleep_until(self.context.deadline) => return Err(self.missed(FailureCode::Timeout)),
-                () = tokio::time::sleep_until(hedge_at), if !self.unasked.is_empty() => {
-                    self.node.metrics.hedged_reads.inc();
-                    self.ask_next();
+                () = tokio::time::sleep_until(hedge_at), if may_hedge => {
+                    may_hedge = self.ask_next(true);
+                    if may_hedge {
+                        self.node.metrics.hedged_reads.inc();
+                    }
                     hedge_at = Instant::now() + self.hedge_after();
                 }
             }
@@ -242,7 +295,7 @@ impl<'a> Read<'a> {
         (usual * HEDGE_FACTOR).clamp(HEDGE_MIN, HEDGE_MAX)
     }
 
-    fn take(&mut self, home: NodeId, answered: Result<Answered, String>) {
+    fn take(&mut self, asked: Asked, answered: Result<Answered, String>) {
         let holds = match answered {
             Ok(Answered::Same) => Ok(self.own),
             Ok(Answered::Holds(None)) => Ok(None),
@@ -256,14 +309,15 @@ impl<'a> Read<'a> {
         };
         match holds {
             Ok(digest) => {
-                self.quorum.answered(ASKED);
-                self.held.insert(home, digest);
-                self.fastest.get_or_insert(home);
+                self.quorum.answered(asked);
+                if asked.node == asked.slot {
+                    self.held.insert(asked.node, digest);
+                    self.fastest.get_or_insert(asked.node);
+                } else {
+                    self.from_fallback |= digest.is_some();
+                }
             }
-            Err(error) => {
-                self.quorum.failed(ASKED);
-                self.errors.push(format!("{home}: {error}"));
-            }
+            Err(error) => self.failed(asked, error),
         }
     }
 
@@ -284,14 +338,15 @@ impl<'a> Read<'a> {
     /// Waits for stragglers, then writes the merged state back to whoever holds another one.
     async fn repair(mut self) {
         let until = self.context.deadline.min(Instant::now() + STRAGGLERS);
-        while let Ok(Some((home, answered))) = tokio::time::timeout_at(until, self.answers.next()).await {
-            self.take(home, answered);
+        while let Ok(Some((asked, answered))) = tokio::time::timeout_at(until, self.answers.next()).await {
+            self.take(asked, answered);
         }
-        if self.held.values().all(|held| *held == self.own) {
+        if !self.from_fallback && self.held.values().all(|held| *held == self.own) {
             return;
         }
         let encoded = self.merged.encode();
         let Ok(digest) = State::digest(&encoded) else { return };
+        let Some(_turn) = self.node.background.turn(Work::ReadRepair).await else { return };
         let behind: Vec<NodeId> =
             self.held.iter().filter(|(_, held)| **held != Some(digest)).map(|(home, _)| *home).collect();
         let request = ReplicaPut {
@@ -299,6 +354,7 @@ impl<'a> Read<'a> {
             key: self.key.key.clone().into(),
             stamp: self.node.replica.stamp(),
             durable: false,
+            hint_for: None,
         };
         let frame = Frame::new(&request, encoded.clone());
         let mut repairs = FuturesUnordered::new();

@@ -1,12 +1,13 @@
 //! Coordinating clients' requests: one task per request, one small pure value that counts answers and decides.
 //!
-//! A node of the key's preference list coordinates; any other forwards ([`forward`]).
+//! A home of the key coordinates; any other node forwards ([`forward`]), and stands in when no home can be reached.
 
 mod forward;
 mod get;
 mod list;
 mod put;
 mod quorum;
+mod replicate;
 
 use std::{sync::Arc, time::Duration};
 
@@ -32,7 +33,7 @@ pub(crate) struct Answer {
     responder: Responder,
     operation: Operation,
     arrived: Instant,
-    metrics: Arc<Metrics>,
+    node: Arc<Shared>,
     _in_flight: InFlight,
 }
 
@@ -56,8 +57,10 @@ impl Answer {
     }
 
     fn end(self, ending: Ending, frame: Frame) {
-        self.metrics.request_ended(self.operation, ending);
-        self.metrics.request_seconds.observe(self.arrived.elapsed().as_secs_f64());
+        let took = self.arrived.elapsed();
+        self.node.metrics.request_ended(self.operation, ending);
+        self.node.metrics.request_seconds.observe(took.as_secs_f64());
+        self.node.background.observe_foreground(took);
         self.responder.send(frame);
     }
 }
@@ -78,6 +81,9 @@ pub(crate) trait Coordinated: Request {
 
     /// What is left of its deadline, in milliseconds, and how often it was forwarded.
     fn way(&mut self) -> (&mut u32, &mut Hops);
+
+    /// Whether a node that is no home coordinates it when no home can be reached.
+    const FALLS_BACK: bool;
 
     /// Nodes that can coordinate it, in the order of the preference list.
     fn homes<'a>(&self, view: &'a View) -> &'a [NodeId] {
@@ -133,7 +139,7 @@ pub(crate) fn accept<R: Coordinated + Send + 'static>(
         responder,
         operation: request.operation(),
         arrived: Instant::now(),
-        metrics: node.metrics.clone(),
+        node: node.clone(),
         _in_flight: in_flight,
     };
     let view = node.cluster.view();
@@ -211,6 +217,8 @@ fn partition_of(view: &View, bucket: &str, key: &[u8]) -> PartitionId {
 }
 
 impl Coordinated for Get {
+    const FALLS_BACK: bool = true;
+
     fn operation(&self) -> Operation {
         Operation::Get
     }
@@ -229,6 +237,8 @@ impl Coordinated for Get {
 }
 
 impl Coordinated for Put {
+    const FALLS_BACK: bool = true;
+
     fn operation(&self) -> Operation {
         if self.tombstone { Operation::Delete } else { Operation::Put }
     }
@@ -247,6 +257,9 @@ impl Coordinated for Put {
 }
 
 impl Coordinated for List {
+    // What is kept for others is not sorted by key.
+    const FALLS_BACK: bool = false;
+
     fn operation(&self) -> Operation {
         Operation::List
     }

@@ -1,4 +1,4 @@
-//! Coordinating a put or delete: mint here, replicate everywhere, answer at the quorum.
+//! Coordinating a put or delete: mint here, then [`replicate`](super::replicate).
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -6,21 +6,22 @@ use bytes::Bytes;
 use dynkv_net::Class;
 use dynkv_proto::{
     BucketProperties, ContextToken, Failure, FailureCode, Frame, Put, PutId, PutReply, PutSeen, PutSeenReply,
-    ReplicaPut, ReplicaPutReply, Seen, Stamp, value_hash,
+    Seen, value_hash,
 };
 use dynkv_ring::NodeId;
 use dynkv_vclock::Dot;
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::sync::oneshot;
 
 use super::{
     Answer, Context, checked_key, effective, failure,
-    quorum::{Asked, Need, Quorum, Verdict},
+    quorum::Need,
+    replicate::{Placed, replicate},
     unknown,
 };
 use crate::{
+    hints::{HintError, Place},
     key::Key,
-    peers::PeerError,
     replica::{Incoming, Mint, MintError, Minted},
     shared::Shared,
     storage::{Durability, StorageError},
@@ -28,6 +29,9 @@ use crate::{
 
 /// Metadata a client may attach to a value, keys and content type included.
 const META_BYTES_MAX: usize = 4096;
+
+/// Nodes that a client may name as asked before; if it names more, every member is asked.
+const TRIED_MAX: usize = 64;
 
 /// Which part of the time that is left the question to the other homes may take when a retry comes.
 const SEEN_SHARE: u32 = 3;
@@ -39,6 +43,8 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         Err(failure) => return answer.failed(&failure),
     };
     let position = key.position;
+    let place = Place::of(&context.view, &key, &node.cluster.me.id);
+    let tried = request.tried;
     let mut mint = Mint {
         context: token,
         put_id: request.put_id,
@@ -55,12 +61,12 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
     let mut possible_duplicate = false;
     let (minted, written) = loop {
         if mint.retry {
-            match ask_homes(&node, &context, &key, mint.put_id).await {
+            match ask_others(&node, &context, &key, &place, mint.put_id, tried.as_deref()).await {
                 Ok(duplicate) => possible_duplicate = duplicate,
                 Err(failure) => return answer.failed(&failure),
             }
         }
-        match mint_here(&node, &context, &key, mint.clone(), durability).await {
+        match mint_here(&node, &context, &key, place.clone(), mint.clone(), durability).await {
             Ok(minted) => break minted,
             // A retry has overtaken this first attempt, by way of another coordinator.
             Err(Refused::Denied) => mint.retry = true,
@@ -83,7 +89,16 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         possible_duplicate,
         view: context.view.digest,
     };
-    replicate(&node, &context, &key, &minted, written, &properties, answer, reply).await;
+    let slot = match &place {
+        Place::Home => node.cluster.me.id,
+        Place::Fallback(homes) => {
+            node.metrics.puts_fallback.inc();
+            // A founded ring has homes for every partition.
+            homes.first().copied().unwrap_or(node.cluster.me.id)
+        }
+    };
+    let placed = Placed { state: minted.state.clone(), slot, written };
+    replicate(&node, &context, &key, placed, &properties, answer, reply).await;
 }
 
 /// Refuses what can be refused before anything is written.
@@ -144,18 +159,39 @@ fn check(
     }
     let token = ContextToken::decode_for(&request.context, key.position)
         .map_err(|error| failure(view, FailureCode::Context, error.to_string()))?;
-    // The one thing known beforehand: with fewer than w homes in reach this would certainly end as unknown.
-    let reachable =
-        homes.iter().filter(|home| **home == node.cluster.me.id || node.peers.is_reachable(**home)).count();
-    let wanted = properties.w.max(properties.dw).max(properties.pw);
-    if reachable < usize::from(wanted) {
-        let message = format!(
-            "{reachable} of the {wanted} replicas that must acknowledge can be reached ({}): nothing was written; see `dyn status`, or write with a smaller -w",
-            down(node, homes),
-        );
-        return Err(failure(view, FailureCode::Quorum, message));
-    }
+    check_reachable(node, context, &key, homes, &properties)?;
     Ok((key, token, properties))
+}
+
+/// The one thing known beforehand: with too few nodes in reach the put would certainly end as unknown.
+fn check_reachable(
+    node: &Shared,
+    context: &Context,
+    key: &Key,
+    homes: &[NodeId],
+    properties: &BucketProperties,
+) -> Result<(), Failure> {
+    let reachable = |id: &NodeId| *id == node.cluster.me.id || node.peers.is_reachable(*id);
+    let homes_reachable = homes.iter().filter(|home| reachable(home)).count();
+    let wanted = usize::from(properties.w.max(properties.dw));
+    let what = if homes_reachable < usize::from(properties.pw) {
+        format!("{homes_reachable} of the {} home replicas", properties.pw)
+    } else if homes_reachable < wanted {
+        // Others stand in for the homes.
+        let walk = context.view.membership.ring().preference(key.partition);
+        let all = walk.filter(|member| reachable(&member.id)).count();
+        if all >= wanted {
+            return Ok(());
+        }
+        format!("{all} of the {wanted} nodes")
+    } else {
+        return Ok(());
+    };
+    let message = format!(
+        "{what} that must acknowledge can be reached ({}): nothing was written; see `dyn status`, or write with a smaller -w",
+        down(node, homes),
+    );
+    Err(failure(&context.view, FailureCode::Quorum, message))
 }
 
 /// Which homes are out of reach, and why.
@@ -178,11 +214,12 @@ async fn mint_here(
     node: &Arc<Shared>,
     context: &Context,
     key: &Key,
+    place: Place,
     mint: Mint,
     durability: Durability,
 ) -> Result<(Minted, oneshot::Receiver<Result<(), StorageError>>), Refused> {
     let refused = |error: MintError| Refused::Failed(refusal(node, context, &error));
-    let minting = node.replica.mint(key, mint, durability).map_err(|error| refused(error.into()))?;
+    let minting = node.replica.mint(key, place, mint, durability).map_err(|error| refused(error.into()))?;
     match tokio::time::timeout_at(context.deadline, minting.minted).await {
         Ok(Ok(Ok(minted))) => Ok((minted, minting.written)),
         Ok(Ok(Err(MintError::Denied))) => Err(Refused::Denied),
@@ -198,27 +235,35 @@ async fn mint_here(
     }
 }
 
-/// Asks every home whether it has applied a put that is retried. What they have is united here, so that minting finds
-/// it. Returns whether the put may have been applied once more than is known, because some home could not say or because
-/// it was applied twice.
-async fn ask_homes(node: &Arc<Shared>, context: &Context, key: &Key, put_id: PutId) -> Result<bool, Failure> {
+/// Asks everybody who may have coordinated it whether a put that is retried was applied: the homes, and the nodes that
+/// earlier attempts were sent to, which may have stood in for them. What they have is united here, so that minting finds it.
+/// Returns whether the put may have been applied once more than is known, because somebody could not say or because it was
+/// applied twice.
+async fn ask_others(
+    node: &Arc<Shared>,
+    context: &Context,
+    key: &Key,
+    place: &Place,
+    put_id: PutId,
+    tried: Option<&[NodeId]>,
+) -> Result<bool, Failure> {
+    let conflict = context.properties.conflict;
     // This node's own memory counts, too: after a restart, or after an attempt that failed, it cannot say.
-    let mine = node.replica.begin_retry(key, put_id).unwrap_or(Seen::CannotSay);
+    let mine = node.replica.begin_retry(key, place, conflict, put_id).unwrap_or(Seen::CannotSay);
     let question = PutSeen { bucket: key.bucket.clone(), key: key.key.clone().into(), put_id };
     let frame = Frame::new(&question, Bytes::new());
     let timeout = context.time_left() / SEEN_SHARE;
-    let homes = context.view.membership.ring().homes(key.partition);
-    let mut answers: FuturesUnordered<_> = homes
-        .iter()
-        .filter(|home| **home != node.cluster.me.id)
-        .map(|&home| node.peers.request::<PutSeenReply>(home, Class::Foreground, frame.clone(), timeout))
+    let mut answers: FuturesUnordered<_> = coordinators(context, key, tried)
+        .into_iter()
+        .filter(|id| *id != node.cluster.me.id)
+        .map(|id| node.peers.request::<PutSeenReply>(id, Class::Foreground, frame.clone(), timeout))
         .collect();
     let mut all_can_say = mine != Seen::CannotSay;
     let mut dots = BTreeSet::new();
     while let Some(answer) = answers.next().await {
         match answer {
             Ok((reply, state)) if reply.seen == Seen::Applied => {
-                adopt(node, context, key, put_id, &reply, state).await?;
+                adopt(node, context, key, place, put_id, &reply, state).await?;
                 dots.insert(Dot { actor: reply.actor, counter: reply.counter });
             }
             Ok((reply, _)) => all_can_say &= reply.seen == Seen::NotApplied,
@@ -228,24 +273,43 @@ async fn ask_homes(node: &Arc<Shared>, context: &Context, key: &Key, put_id: Put
     Ok(!all_can_say || dots.len() > 1)
 }
 
-/// Takes over what another home has of a put that it applied.
+/// Who may have coordinated earlier attempts: any member, when the client does not know whom it asked.
+fn coordinators(context: &Context, key: &Key, tried: Option<&[NodeId]>) -> BTreeSet<NodeId> {
+    let membership = &context.view.membership;
+    let homes = membership.ring().homes(key.partition).iter().copied();
+    match tried {
+        Some(tried) if tried.len() <= TRIED_MAX => homes.chain(tried.iter().copied()).collect(),
+        _ => membership.members().map(|state| state.member.id).collect(),
+    }
+}
+
+/// Takes over what another node has of a put that it applied.
 async fn adopt(
     node: &Arc<Shared>,
     context: &Context,
     key: &Key,
+    place: &Place,
     put_id: PutId,
     reply: &PutSeenReply,
     state: Bytes,
 ) -> Result<(), Failure> {
     let refuse = |message: String| failure(&context.view, FailureCode::Storage, message);
     let incoming = Incoming::verify(state).map_err(|error| refuse(error.to_string()))?;
+    let conflict = context.properties.conflict;
     let (sender, united) = oneshot::channel();
-    node.replica
-        .unite(key, incoming, context.properties.conflict, Durability::Memory, |result| {
-            drop(sender.send(result));
-        })
-        .map_err(|error| refuse(error.to_string()))?;
-    united.await.unwrap_or(Err(StorageError::Closed)).map_err(|error| refuse(error.to_string()))?;
+    let done = |outcome: Result<(), HintError>| drop(sender.send(outcome));
+    match place {
+        Place::Home => {
+            let done = |outcome: Result<(), StorageError>| done(outcome.map_err(HintError::from));
+            node.replica.unite(key, incoming, conflict, Durability::Memory, done)
+        }
+        Place::Fallback(homes) => {
+            let target = homes.first().copied().unwrap_or(node.cluster.me.id);
+            node.replica.unite_hint(key, target, incoming, conflict, done)
+        }
+    }
+    .map_err(|error| refuse(error.to_string()))?;
+    united.await.unwrap_or(Err(StorageError::Closed.into())).map_err(|error| refuse(error.to_string()))?;
     node.replica.remember(vec![(put_id, Dot { actor: reply.actor, counter: reply.counter })]);
     Ok(())
 }
@@ -257,112 +321,10 @@ fn refusal(node: &Shared, context: &Context, error: &MintError) -> Failure {
         MintError::ContextLimit { .. } => FailureCode::TooLarge,
         MintError::Clock => FailureCode::Clock,
         MintError::Denied => FailureCode::NoAnswer,
-        MintError::Counter | MintError::Storage(StorageError::Busy { .. }) => FailureCode::Overloaded,
+        MintError::Counter | MintError::Hint(_) | MintError::Storage(StorageError::Busy { .. }) => {
+            FailureCode::Overloaded
+        }
         MintError::Storage(_) => FailureCode::Storage,
     };
     failure(&context.view, code, format!("node {}: {error}", node.cluster.me.id))
-}
-
-/// One replica's answer.
-struct Ack {
-    who: NodeId,
-    asked: Asked,
-    result: Result<(), String>,
-}
-
-/// Sends the state to every other home, answers as soon as the quorum is met or cannot be, and stays with the rest.
-#[expect(clippy::too_many_arguments, reason = "one caller; a struct would only name the same things twice")]
-async fn replicate(
-    node: &Arc<Shared>,
-    context: &Context,
-    key: &Key,
-    minted: &Minted,
-    written: oneshot::Receiver<Result<(), StorageError>>,
-    properties: &BucketProperties,
-    answer: Answer,
-    reply: impl FnOnce(Need) -> PutReply,
-) {
-    let need = Need { replicas: properties.w, durable: properties.dw, homes: properties.pw };
-    let mut quorum = Quorum::new(need);
-    let mut acks: FuturesUnordered<BoxFuture<'_, Ack>> = FuturesUnordered::new();
-
-    let mine = Asked { durable: properties.dw > 0, home: true };
-    quorum.asked(mine);
-    acks.push(own_ack(node.cluster.me.id, mine, written).boxed());
-
-    // One durable acknowledgement is the coordinator's own; more than one may come from anybody.
-    let asked = Asked { durable: properties.dw > 1, home: true };
-    let request = ReplicaPut {
-        bucket: key.bucket.clone(),
-        key: key.key.clone().into(),
-        stamp: node.replica.stamp(),
-        durable: asked.durable,
-    };
-    let frame = Frame::new(&request, minted.state.clone());
-    let timeout = context.time_left();
-    for &home in context.view.membership.ring().homes(key.partition) {
-        if home != node.cluster.me.id {
-            quorum.asked(asked);
-            acks.push(remote_ack(node, home, asked, frame.clone(), timeout, request.stamp).boxed());
-        }
-    }
-
-    let mut pending = Some((answer, reply));
-    let mut errors = Vec::new();
-    loop {
-        if pending.is_some() && quorum.verdict() != Verdict::Waiting {
-            let (answer, reply) = pending.take().expect("just seen");
-            match quorum.verdict() {
-                Verdict::Met => answer.done(&reply(quorum.got()), Bytes::new()),
-                _ => answer.failed(&missed(context, need, quorum.got(), &errors, FailureCode::Quorum)),
-            }
-        }
-        let Ok(ack) = tokio::time::timeout_at(context.deadline, acks.next()).await else { break };
-        let Some(ack) = ack else { break };
-        match ack.result {
-            Ok(()) => quorum.answered(ack.asked),
-            Err(error) => {
-                quorum.failed(ack.asked);
-                errors.push(format!("{}: {error}", ack.who));
-            }
-        }
-    }
-    if let Some((answer, _)) = pending {
-        answer.failed(&missed(context, need, quorum.got(), &errors, FailureCode::Timeout));
-    }
-}
-
-async fn own_ack(me: NodeId, asked: Asked, written: oneshot::Receiver<Result<(), StorageError>>) -> Ack {
-    let result = written.await.unwrap_or(Err(StorageError::Closed));
-    Ack { who: me, asked, result: result.map_err(|error| error.to_string()) }
-}
-
-async fn remote_ack(
-    node: &Shared,
-    who: NodeId,
-    asked: Asked,
-    frame: Frame,
-    timeout: std::time::Duration,
-    stamp: Stamp,
-) -> Ack {
-    let answer = node.peers.request::<ReplicaPutReply>(who, Class::Foreground, frame, timeout).await;
-    let result = match answer {
-        // A replica of another epoch has stored the state, but does not count as a home of this one.
-        Ok((reply, _)) if reply.stamp.0 == stamp.0 => Ok(()),
-        Ok((reply, _)) => Err(format!("it is at epoch {}, not {}", reply.stamp.0, stamp.0)),
-        Err(PeerError::Refused(failure)) => Err(failure.message),
-        Err(error) => Err(error.to_string()),
-    };
-    Ack { who, asked, result }
-}
-
-/// The version exists here and perhaps elsewhere, but not as safely as was asked for.
-fn missed(context: &Context, need: Need, got: Need, errors: &[String], code: FailureCode) -> Failure {
-    let why =
-        if errors.is_empty() { "the others did not answer in time".to_owned() } else { errors.join("; ") };
-    let message = format!(
-        "written to {} of {} replicas ({} of {} on disk) before the deadline: it may survive or not; {why}. Put it again, or see `dyn status`",
-        got.replicas, need.replicas, got.durable, need.durable
-    );
-    unknown(&context.view, code, message)
 }

@@ -71,6 +71,7 @@ struct Engine {
     database: Database,
     records: Keyspace,
     meta: Keyspace,
+    hints: Keyspace,
 }
 
 impl fmt::Debug for FjallStorage {
@@ -101,6 +102,7 @@ impl FjallStorage {
         let engine = Engine {
             records: keyspace("records", options.memtable_bytes)?,
             meta: keyspace("meta", 1024 * 1024)?,
+            hints: keyspace("hints", options.memtable_bytes / 4)?,
             database: database.clone(),
         };
         let (queue, submitted) = sync_channel(QUEUE_MAX);
@@ -199,6 +201,7 @@ impl Engine {
         match space {
             Space::Records => &self.records,
             Space::Meta => &self.meta,
+            Space::Hints => &self.hints,
         }
     }
 

@@ -29,6 +29,8 @@ pub enum Space {
     Records,
     /// What the node must know about itself and the cluster.
     Meta,
+    /// States kept for other nodes until they are back, and their order (`docs/storage.md`).
+    Hints,
 }
 
 /// When a write is acknowledged.

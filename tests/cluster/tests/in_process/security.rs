@@ -226,7 +226,7 @@ async fn no_client_may_act_as_a_node() {
     let frames = [
         Frame::new(&ReplicaGet { bucket: bucket.clone(), key: key.clone(), stamp, have: None }, Bytes::new()),
         Frame::new(
-            &ReplicaPut { bucket: bucket.clone(), key: key.clone(), stamp, durable: false },
+            &ReplicaPut { bucket: bucket.clone(), key: key.clone(), stamp, durable: false, hint_for: None },
             dynkv_proto::State::default().encode(),
         ),
         Frame::new(
@@ -269,7 +269,13 @@ async fn headers_and_states_that_cannot_be_read_are_refused_and_the_connection_g
             assert_eq!(code(&peer, frame).await, FailureCode::Invalid, "kind {kind}, {header:?}");
         }
     }
-    let request = ReplicaPut { bucket: "b".into(), key: "k".into(), stamp: Stamp::default(), durable: true };
+    let request = ReplicaPut {
+        bucket: "b".into(),
+        key: "k".into(),
+        stamp: Stamp::default(),
+        durable: true,
+        hint_for: None,
+    };
     for state in [&b""[..], b"junk", b"\0\0\0\0", b"\xff\xff\xff\xff"] {
         let frame = Frame::new(&request, Bytes::from_static(state));
         assert_eq!(code(&peer, frame).await, FailureCode::Invalid, "{state:?}");

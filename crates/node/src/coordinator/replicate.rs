@@ -1,0 +1,323 @@
+//! Bringing a version to enough nodes: to the homes, and to others in place of homes that are out of reach.
+//!
+//! Invariant: whatever becomes of the answer, the version is on its way to every home: written there, or kept for it as a
+//! hint. And no acknowledgement counts twice ([`quorum`](super::quorum)).
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use dynkv_net::Class;
+use dynkv_proto::{
+    BucketProperties, Failure, FailureCode, Frame, PutReply, ReplicaPut, ReplicaPutReply, Stamp,
+};
+use dynkv_ring::NodeId;
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    Answer, Context,
+    quorum::{Asked, Need, Quorum, Verdict},
+    unknown,
+};
+use crate::{
+    background::Work, key::Key, peers::PeerError, replica::Incoming, shared::Shared, storage::StorageError,
+};
+
+/// Other nodes stand in for homes that are this many times later than the slowest of them usually is.
+const LATE_FACTOR: u32 = 4;
+const LATE_MIN: Duration = Duration::from_millis(100);
+const LATE_MAX: Duration = Duration::from_secs(1);
+
+/// After the answer, how long a node may take to keep a hint.
+const HINT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A version as it stands on the coordinator.
+pub(super) struct Placed {
+    /// `State::encode`, with the version in it.
+    pub(super) state: Bytes,
+    /// The home whose slot the coordinator fills: itself, or the first one when it is no home.
+    pub(super) slot: NodeId,
+    /// The outcome of the coordinator's own write.
+    pub(super) written: oneshot::Receiver<Result<(), StorageError>>,
+}
+
+/// Sends the state to every home, answers as soon as the quorum is met or cannot be, and stays with the rest.
+pub(super) async fn replicate(
+    node: &Arc<Shared>,
+    context: &Context,
+    key: &Key,
+    placed: Placed,
+    properties: &BucketProperties,
+    answer: Answer,
+    reply: impl FnOnce(Need) -> PutReply,
+) {
+    let need = Need { replicas: properties.w, durable: properties.dw, homes: properties.pw };
+    let mut replication = Replication::begin(node, context, key, placed, need);
+    let got = replication.until_decided().await;
+    match replication.quorum.verdict() {
+        Verdict::Met => {
+            if got.homes < got.replicas {
+                node.metrics.puts_sloppy.inc();
+            }
+            answer.done(&reply(got), Bytes::new());
+        }
+        Verdict::Missed => answer.failed(&replication.missed(FailureCode::Quorum)),
+        Verdict::Waiting => answer.failed(&replication.missed(FailureCode::Timeout)),
+    }
+    // No client waits any more; beyond a bound the homes that have not answered are left to the repair of reads.
+    if let Some(_lingering) = node.background.linger() {
+        replication.finish().await;
+    }
+}
+
+/// One node's answer.
+struct Ack {
+    asked: Asked,
+    result: Result<(), String>,
+}
+
+/// A version on its way.
+struct Replication<'a> {
+    node: &'a Arc<Shared>,
+    context: &'a Context,
+    key: &'a Key,
+    state: Bytes,
+    need: Need,
+    quorum: Quorum,
+    acks: FuturesUnordered<BoxFuture<'a, Ack>>,
+    /// Who may still stand in for a home, best first; looked up when the first one has to.
+    fallbacks: Option<VecDeque<NodeId>>,
+    /// Homes whose slot this node has tried to fill itself.
+    tried_here: Vec<NodeId>,
+    errors: Vec<String>,
+    answered: bool,
+}
+
+impl<'a> Replication<'a> {
+    fn begin(
+        node: &'a Arc<Shared>,
+        context: &'a Context,
+        key: &'a Key,
+        placed: Placed,
+        need: Need,
+    ) -> Replication<'a> {
+        let me = node.cluster.me.id;
+        let ring = context.view.membership.ring();
+        let homes = ring.homes(key.partition);
+        let mut replication = Replication {
+            node,
+            context,
+            key,
+            state: placed.state,
+            need,
+            quorum: Quorum::new(need),
+            acks: FuturesUnordered::new(),
+            fallbacks: None,
+            tried_here: vec![placed.slot],
+            errors: Vec::new(),
+            answered: false,
+        };
+        // A hint is always written to disk, wherever it is kept.
+        let own = Asked { node: me, slot: placed.slot, durable: need.durable > 0 || placed.slot != me };
+        replication.quorum.asked(own);
+        replication.acks.push(own_ack(own, placed.written).boxed());
+        for &home in homes.iter().filter(|home| **home != me && **home != placed.slot) {
+            if node.peers.is_reachable(home) {
+                replication.ask_home(home);
+            } else {
+                replication.errors.push(format!("{home}: {}", node.peers.status(home).last_error));
+                replication.replace(home);
+            }
+        }
+        if placed.slot != me && node.peers.is_reachable(placed.slot) {
+            replication.ask_home(placed.slot);
+        }
+        replication
+    }
+
+    fn ask_home(&mut self, home: NodeId) {
+        // One durable acknowledgement is the coordinator's own; more than one may come from anybody.
+        self.ask(Asked { node: home, slot: home, durable: self.need.durable > 1 }, self.context.time_left());
+    }
+
+    fn ask(&mut self, asked: Asked, timeout: Duration) {
+        self.quorum.asked(asked);
+        let hint_for = (asked.slot != asked.node).then_some(asked.slot);
+        let request = ReplicaPut {
+            bucket: self.key.bucket.clone(),
+            key: self.key.key.clone().into(),
+            stamp: self.node.replica.stamp(),
+            durable: asked.durable,
+            hint_for,
+        };
+        let frame = Frame::new(&request, self.state.clone());
+        let class = if self.answered { Class::Background } else { Class::Foreground };
+        let (node, stamp) = (self.node, request.stamp);
+        self.acks.push(async move { remote_ack(node, asked, class, frame, timeout, stamp).await }.boxed());
+    }
+
+    /// Has another node keep the state for `home`, or this one when there is no other.
+    fn replace(&mut self, home: NodeId) {
+        let (node, context, key) = (self.node, self.context, self.key);
+        let fallbacks = self.fallbacks.get_or_insert_with(|| fallbacks(node, context, key));
+        let takes_hints = |id: &NodeId| node.peers.is_reachable(*id) && node.peers.takes_hints(*id);
+        while let Some(fallback) = fallbacks.pop_front() {
+            if takes_hints(&fallback) {
+                let timeout = if self.answered { HINT_TIMEOUT } else { self.context.time_left() };
+                return self.ask(Asked { node: fallback, slot: home, durable: true }, timeout);
+            }
+        }
+        if self.tried_here.contains(&home) {
+            tracing::debug!(%home, "nobody keeps a write for a home that is out of reach");
+            node.metrics.hints_not_placed.inc();
+        } else {
+            self.tried_here.push(home);
+            self.keep_here(home);
+        }
+    }
+
+    /// Keeps the state for `home` on this node. With its own write it counts once at most: the matching sees to that.
+    fn keep_here(&mut self, home: NodeId) {
+        let asked = Asked { node: self.node.cluster.me.id, slot: home, durable: true };
+        self.quorum.asked(asked);
+        let (sender, kept) = oneshot::channel();
+        let outcome =
+            Incoming::verify(self.state.clone()).map_err(|error| error.to_string()).and_then(|incoming| {
+                let conflict = self.context.properties.conflict;
+                let done = |outcome: Result<(), crate::hints::HintError>| drop(sender.send(outcome));
+                let united = self.node.replica.unite_hint(self.key, home, incoming, conflict, done);
+                united.map_err(|error| error.to_string())
+            });
+        self.acks.push(
+            async move {
+                let result = match outcome {
+                    Ok(()) => match kept.await {
+                        Ok(kept) => kept.map_err(|error| error.to_string()),
+                        Err(_) => Err(StorageError::Closed.to_string()),
+                    },
+                    Err(error) => Err(error),
+                };
+                Ack { asked, result }
+            }
+            .boxed(),
+        );
+    }
+
+    /// Waits until the quorum is met, cannot be met, or time is up. Has others stand in for homes that are late.
+    async fn until_decided(&mut self) -> Need {
+        let late_at = Instant::now() + self.late_after();
+        let mut late = false;
+        while self.quorum.verdict() == Verdict::Waiting {
+            tokio::select! {
+                biased;
+                Some(ack) = self.acks.next() => self.take(ack),
+                () = tokio::time::sleep_until(self.context.deadline) => break,
+                () = tokio::time::sleep_until(late_at), if !late => {
+                    late = true;
+                    self.replace_late();
+                }
+            }
+        }
+        self.answered = true;
+        self.quorum.got()
+    }
+
+    fn late_after(&self) -> Duration {
+        let homes = self.context.view.membership.ring().homes(self.key.partition);
+        let usual = homes.iter().map(|home| self.node.peers.latency(*home)).max().unwrap_or_default();
+        // Early enough for the other nodes to answer before the client gives up.
+        (usual * LATE_FACTOR).clamp(LATE_MIN, LATE_MAX).min(self.context.time_left() / 3)
+    }
+
+    fn replace_late(&mut self) {
+        let homes = self.context.view.membership.ring().homes(self.key.partition);
+        for &home in homes {
+            // This node's own slot is filled by its disk, or by nobody sooner.
+            let late = !self.quorum.is_filled(&home) && self.quorum.hopes_for(&home) == Some(home);
+            if late && home != self.node.cluster.me.id {
+                self.replace(home);
+            }
+        }
+    }
+
+    /// Stays until every home has the version or somebody keeps it for it, or nobody can.
+    async fn finish(&mut self) {
+        while let Some(ack) = self.acks.next().await {
+            self.take(ack);
+        }
+    }
+
+    fn take(&mut self, ack: Ack) {
+        let Ack { asked, result } = ack;
+        match result {
+            Ok(()) => self.quorum.answered(asked),
+            Err(error) => {
+                self.quorum.failed(asked);
+                self.errors.push(format!("{}: {error}", asked.node));
+                if self.quorum.hopes_for(&asked.slot).is_none() {
+                    self.replace(asked.slot);
+                }
+            }
+        }
+    }
+
+    /// The version exists here and perhaps elsewhere, but not as safely as was asked for.
+    fn missed(&self, code: FailureCode) -> Failure {
+        let (need, got) = (self.need, self.quorum.got());
+        let why = if self.errors.is_empty() {
+            "the others did not answer in time".to_owned()
+        } else {
+            self.errors.join("; ")
+        };
+        let message = format!(
+            "written to {} of {} replicas ({} of {} on disk) before the deadline: it may survive or not; {why}. Put it again, or see `dyn status`",
+            got.replicas, need.replicas, got.durable, need.durable
+        );
+        unknown(&self.context.view, code, message)
+    }
+}
+
+/// The rest of the walk behind the homes.
+pub(super) fn fallbacks(node: &Shared, context: &Context, key: &Key) -> VecDeque<NodeId> {
+    let ring = context.view.membership.ring();
+    let homes = ring.homes(key.partition).len();
+    let walk = ring.preference(key.partition).skip(homes).map(|member| member.id);
+    walk.filter(|id| *id != node.cluster.me.id).collect()
+}
+
+async fn own_ack(asked: Asked, written: oneshot::Receiver<Result<(), StorageError>>) -> Ack {
+    let result = written.await.unwrap_or(Err(StorageError::Closed));
+    Ack { asked, result: result.map_err(|error| error.to_string()) }
+}
+
+async fn remote_ack(
+    node: &Shared,
+    asked: Asked,
+    class: Class,
+    frame: Frame,
+    timeout: Duration,
+    stamp: Stamp,
+) -> Ack {
+    let _turn = match class {
+        Class::Foreground => None,
+        // Nobody waits for it any more.
+        Class::Background => match node.background.turn(Work::HintPlacement).await {
+            Some(turn) => Some(turn),
+            None => return Ack { asked, result: Err("other background work comes first".into()) },
+        },
+    };
+    let answer = node.peers.request::<ReplicaPutReply>(asked.node, class, frame, timeout).await;
+    let result = match answer {
+        // A replica of another epoch has stored the state, but does not count as a home of this one.
+        Ok((reply, _)) if reply.stamp.0 == stamp.0 => Ok(()),
+        Ok((reply, _)) => Err(format!("it is at epoch {}, not {}", reply.stamp.0, stamp.0)),
+        Err(PeerError::Refused(failure)) => {
+            if failure.code == FailureCode::HintsFull {
+                node.peers.hints_full(asked.node);
+            }
+            Err(failure.message)
+        }
+        Err(error) => Err(error.to_string()),
+    };
+    Ack { asked, result }
+}

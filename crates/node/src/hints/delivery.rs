@@ -1,0 +1,151 @@
+//! Handing hints to their targets: oldest first, a batch at a time, also while there is no traffic.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use dynkv_net::Class;
+use dynkv_proto::{Frame, ReplicaPut, ReplicaPutReply};
+use dynkv_ring::NodeId;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{sync::oneshot, time::MissedTickBehavior};
+
+use super::Queued;
+use crate::{background::Work, record::parse_record_key, shared::Shared, storage::StorageError};
+
+/// How often targets are looked at again. That one is back is noticed by the connection to it, within as much.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Hints of one target on their way at once: enough for one sync of its disk to serve many.
+const IN_FLIGHT_MAX: usize = 64;
+const BYTES_IN_FLIGHT_MAX: u64 = 8 * 1024 * 1024;
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs until the node stops.
+pub(crate) async fn run(node: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // Each target has a pass of its own: one that is slow must not hold up the others.
+    let mut passes = FuturesUnordered::new();
+    let mut targets = BTreeSet::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(target) = passes.next() => {
+                targets.remove(&target);
+                continue;
+            }
+            // By a first hint, or by an operator.
+            () = node.replica.hints.wake.notified() => {}
+            _ = ticks.tick() => {}
+        }
+        for target in node.replica.hints.totals().into_keys() {
+            if targets.insert(target) {
+                let node = &node;
+                passes.push(async move {
+                    deliver_all(node, target).await;
+                    target
+                });
+            }
+        }
+    }
+}
+
+/// Delivers what there is for `target`, until there is no more, or until it fails.
+async fn deliver_all(node: &Arc<Shared>, target: NodeId) {
+    let hints = &node.replica.hints;
+    let mut after = None;
+    let mut refused: Option<String> = None;
+    while node.peers.is_reachable(target) {
+        let (batch, more) = match hints.page(&target, after, IN_FLIGHT_MAX, BYTES_IN_FLIGHT_MAX) {
+            Ok(page) => page,
+            Err(error) => return hints.note_outcome(target, Some(format!("the store of hints: {error}"))),
+        };
+        after = batch.last().map(|queued| queued.sequence).or(after);
+        let mut under_way: FuturesUnordered<_> =
+            batch.iter().map(|queued| deliver(node, target, queued)).collect();
+        let mut lost = None;
+        while let Some(outcome) = under_way.next().await {
+            match outcome {
+                Ok(()) => {}
+                Err(Undelivered::Refused(reason)) => refused = Some(reason),
+                Err(Undelivered::NoAnswer(reason)) => lost = Some(reason),
+            }
+        }
+        if let Some(reason) = lost {
+            return hints.note_outcome(target, Some(reason));
+        }
+        if !more {
+            break;
+        }
+    }
+    hints.note_outcome(target, refused);
+}
+
+/// Why a hint stays.
+enum Undelivered {
+    /// This one; others may be taken.
+    Refused(String),
+    /// The target, or this node's disk, is in trouble.
+    NoAnswer(String),
+}
+
+/// Delivers one hint, and removes it once its target has it on disk.
+async fn deliver(node: &Arc<Shared>, target: NodeId, queued: &Queued) -> Result<(), Undelivered> {
+    let hints = &node.replica.hints;
+    let Some(_turn) = node.background.turn(Work::HintDelivery).await else {
+        return Err(Undelivered::NoAnswer("other background work comes first".into()));
+    };
+    let state = match hints.read(&queued.record_key, &target) {
+        Ok(Some(hint)) => hint.record.state,
+        // Delivered meanwhile.
+        Ok(None) => return Ok(()),
+        Err(StorageError::Damaged { reason }) => {
+            tracing::error!(%target, %reason, "a hint cannot be read and is given up: its target lacks a write until the key is read");
+            node.metrics.hints_damaged.inc();
+            return remove(node, target, queued, None).await.map(drop);
+        }
+        Err(error) => return Err(Undelivered::NoAnswer(format!("the store of hints: {error}"))),
+    };
+    let (bucket, key) = parse_record_key(&queued.record_key)
+        .ok_or_else(|| Undelivered::Refused("a hint is stored under a key of an unknown form".into()))?;
+    let request = ReplicaPut {
+        bucket,
+        key: key.into(),
+        stamp: node.replica.stamp(),
+        // Only then may the hint go.
+        durable: true,
+        hint_for: None,
+    };
+    let frame = Frame::new(&request, state.clone());
+    let answer = node.peers.request::<ReplicaPutReply>(target, Class::Background, frame, CALL_TIMEOUT).await;
+    match answer {
+        Ok(_) => {}
+        Err(crate::peers::PeerError::Refused(failure)) => {
+            return Err(Undelivered::Refused(format!("{target} refuses a hint: {failure}")));
+        }
+        Err(error) => return Err(Undelivered::NoAnswer(error.to_string())),
+    }
+    if remove(node, target, queued, Some(state)).await? {
+        node.metrics.hints_delivered.inc();
+    } else {
+        // A later write is in it now: it will be delivered once more.
+        node.metrics.hints_changed.inc();
+    }
+    Ok(())
+}
+
+async fn remove(
+    node: &Arc<Shared>,
+    target: NodeId,
+    queued: &Queued,
+    delivered: Option<Bytes>,
+) -> Result<bool, Undelivered> {
+    let failed = |error: StorageError| Undelivered::NoAnswer(format!("the store of hints: {error}"));
+    let (sender, removed) = oneshot::channel();
+    node.replica
+        .hints
+        .remove_delivered(target, queued, delivered, |outcome| drop(sender.send(outcome)))
+        .map_err(failed)?;
+    removed.await.unwrap_or(Err(StorageError::Closed)).map_err(failed)
+}

@@ -1,0 +1,292 @@
+//! Hints: states kept for homes that are out of reach (paper, section 4.6), in a space of their own.
+//!
+//! Invariant: a hint leaves the store only after its target has acknowledged, from disk, exactly the state that the hint
+//! then still holds. The interleavings that would lose a write: the target acknowledges from memory and loses its power
+//! after the hint is gone; a later write is united into the hint between its delivery and the acknowledgement. Hence
+//! delivery asks for the disk, and [`Hints::remove_delivered`] compares within the store's transaction.
+//!
+//! `layout` draws the bytes, `delivery` hands hints over, `replica` is what a fallback does with them.
+
+pub(crate) mod admin;
+mod delivery;
+mod layout;
+mod replica;
+
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use dynkv_ring::NodeId;
+use thiserror::Error;
+use tokio::sync::Notify;
+
+use self::layout::{Hint, TURNS, Turn, hint_key, parse_turn_key, record_key_of, turn_key, turn_prefix};
+pub(crate) use self::{delivery::run as deliver, replica::Place};
+use crate::{
+    metrics::Metrics,
+    record::Record,
+    storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
+};
+
+/// Why a hint was not kept. Nothing of it was stored.
+#[derive(Clone, Debug, Error)]
+pub(crate) enum HintError {
+    #[error("{bytes} bytes of hints are kept, the limit is {limit}: another node must keep this one")]
+    Full { bytes: u64, limit: u64 },
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// What is kept for one target.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) hints: u64,
+    pub(crate) bytes: u64,
+}
+
+/// A change of the totals, to be [counted](Hints::count) once it is committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct Delta {
+    target: NodeId,
+    hints: i64,
+    bytes: i64,
+}
+
+/// A hint's place in the order of delivery.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Queued {
+    pub(crate) sequence: u64,
+    pub(crate) since_ms: u64,
+    pub(crate) bytes: u64,
+    pub(crate) record_key: Bytes,
+}
+
+/// The store of hints.
+pub(crate) struct Hints {
+    storage: Arc<dyn Storage>,
+    metrics: Arc<Metrics>,
+    book: Mutex<BTreeMap<NodeId, Totals>>,
+    next_sequence: AtomicU64,
+    pub(crate) limit_bytes: u64,
+    /// Told when there is a first hint for some target, or when an operator wants them delivered now.
+    pub(crate) wake: Notify,
+    /// What came of the latest attempts to deliver.
+    outcomes: Mutex<BTreeMap<NodeId, String>>,
+}
+
+impl Hints {
+    /// Counts what is stored.
+    pub(crate) fn load(
+        storage: Arc<dyn Storage>,
+        metrics: Arc<Metrics>,
+        limit_bytes: u64,
+    ) -> Result<Hints, StorageError> {
+        let mut book: BTreeMap<NodeId, Totals> = BTreeMap::new();
+        let (mut next_sequence, mut unreadable) = (1, 0);
+        storage.scan(Space::Hints, TURNS, &[], &mut |key, value| {
+            match parse_turn_key(&key).and_then(|key| Ok((key, Turn::decode(value)?))) {
+                Ok(((target, sequence), turn)) => {
+                    let totals = book.entry(target).or_default();
+                    totals.hints += 1;
+                    totals.bytes += u64::from(turn.bytes);
+                    next_sequence = next_sequence.max(sequence.saturating_add(1));
+                }
+                Err(_) => unreadable += 1,
+            }
+            ControlFlow::Continue(())
+        })?;
+        if unreadable > 0 {
+            tracing::error!(
+                unreadable,
+                "hints cannot be read and will not be delivered: reads will repair their keys"
+            );
+            metrics.hints_damaged.inc_by(unreadable);
+        }
+        let hints = Hints {
+            storage,
+            metrics,
+            book: Mutex::new(book),
+            next_sequence: AtomicU64::new(next_sequence),
+            limit_bytes,
+            wake: Notify::new(),
+            outcomes: Mutex::default(),
+        };
+        hints.gauge(&hints.book());
+        Ok(hints)
+    }
+
+    fn book(&self) -> MutexGuard<'_, BTreeMap<NodeId, Totals>> {
+        // Counting is plain arithmetic: a panic elsewhere leaves nothing half done.
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is kept for each target.
+    pub(crate) fn totals(&self) -> BTreeMap<NodeId, Totals> {
+        self.book().clone()
+    }
+
+    /// The hint for `target` about a key, as committed.
+    pub(crate) fn read(&self, record_key: &[u8], target: &NodeId) -> Result<Option<Hint>, StorageError> {
+        // Most nodes keep no hints most of the time.
+        if !self.book().contains_key(target) {
+            return Ok(None);
+        }
+        decode(self.storage.get(Space::Hints, &hint_key(record_key, target))?)
+    }
+
+    /// The same within a transaction.
+    fn get(
+        &self,
+        tx: &Transaction<'_>,
+        record_key: &[u8],
+        target: &NodeId,
+    ) -> Result<Option<Hint>, StorageError> {
+        decode(tx.get(Space::Hints, &hint_key(record_key, target))?)
+    }
+
+    /// Writes `record` as the hint for `target`, in place of `before`.
+    fn put(
+        &self,
+        tx: &mut Transaction<'_>,
+        record_key: &[u8],
+        target: NodeId,
+        before: Option<&Hint>,
+        record: Record,
+        now_ms: u64,
+    ) -> Result<Delta, HintError> {
+        let (sequence, since_ms) = match before {
+            Some(hint) => (hint.sequence, hint.since_ms),
+            None => (self.next_sequence.fetch_add(1, Ordering::Relaxed), now_ms),
+        };
+        let old_bytes = before.map_or(0, |hint| hint.record.state.len() as i64);
+        let bytes = record.state.len() as i64;
+        let kept: u64 = self.book().values().map(|totals| totals.bytes).sum();
+        if bytes > old_bytes && kept.saturating_add_signed(bytes - old_bytes) > self.limit_bytes {
+            self.metrics.hints_refused_full.inc();
+            return Err(HintError::Full { bytes: kept, limit: self.limit_bytes });
+        }
+        let key = hint_key(record_key, &target);
+        // A state is bounded by the length of a frame, 64 MiB.
+        let turn = Turn { bytes: bytes as u32, since_ms, hint_key: key.clone() };
+        tx.put(Space::Hints, turn_key(&target, sequence), turn.encode());
+        tx.put(Space::Hints, key, Hint { sequence, since_ms, record }.encode());
+        Ok(Delta { target, hints: i64::from(before.is_none()), bytes: bytes - old_bytes })
+    }
+
+    /// Makes a committed change part of the totals.
+    fn count(&self, delta: Delta) {
+        let mut book = self.book();
+        let totals = book.entry(delta.target).or_default();
+        let first = totals.hints == 0;
+        totals.hints = totals.hints.saturating_add_signed(delta.hints);
+        totals.bytes = totals.bytes.saturating_add_signed(delta.bytes);
+        if totals.hints == 0 {
+            book.remove(&delta.target);
+        }
+        self.gauge(&book);
+        drop(book);
+        if first {
+            self.wake.notify_one();
+        }
+    }
+
+    fn gauge(&self, book: &BTreeMap<NodeId, Totals>) {
+        self.metrics.hints.set(book.values().map(|totals| totals.hints as i64).sum());
+        self.metrics.hint_bytes.set(book.values().map(|totals| totals.bytes as i64).sum());
+    }
+
+    /// A page of the hints for `target`, oldest first, behind `after`; ends after `limit` hints or the one with which
+    /// `bytes_max` is reached. Says whether there are more.
+    pub(crate) fn page(
+        &self,
+        target: &NodeId,
+        after: Option<u64>,
+        limit: usize,
+        bytes_max: u64,
+    ) -> Result<(Vec<Queued>, bool), StorageError> {
+        let prefix = turn_prefix(target).freeze();
+        let from = after.map(|after| turn_key(target, after.saturating_add(1))).unwrap_or_default();
+        let (mut page, mut more, mut bytes) = (Vec::new(), false, 0);
+        self.storage.scan(Space::Hints, &prefix, &from, &mut |key, value| {
+            let entry = parse_turn_key(&key).and_then(|(_, sequence)| {
+                let turn = Turn::decode(value)?;
+                let record_key = record_key_of(&turn.hint_key)?;
+                Ok(Queued { sequence, since_ms: turn.since_ms, bytes: u64::from(turn.bytes), record_key })
+            });
+            if page.len() == limit || bytes >= bytes_max {
+                more = true;
+                return ControlFlow::Break(());
+            }
+            // Unreadable ones were counted when the store was opened.
+            if let Ok(entry) = entry {
+                bytes += entry.bytes;
+                page.push(entry);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok((page, more))
+    }
+
+    /// Removes the hint that `queued` names, if it still holds `delivered`, which its target has on disk; `None` removes
+    /// whatever is there, because it cannot be read. `done` learns whether it is gone.
+    fn remove_delivered(
+        self: &Arc<Self>,
+        target: NodeId,
+        queued: &Queued,
+        delivered: Option<Bytes>,
+        done: impl FnOnce(Result<bool, StorageError>) + Send + 'static,
+    ) -> Result<(), StorageError> {
+        let hints = self.clone();
+        let Queued { sequence, bytes, record_key, .. } = queued.clone();
+        let apply: Apply = Box::new(move |tx| {
+            let held = hints.get(tx, &record_key, &target);
+            let (same, bytes) = match (held, &delivered) {
+                (Ok(Some(hint)), Some(delivered)) => {
+                    (hint.record.state == *delivered, hint.record.state.len() as u64)
+                }
+                (Ok(_), Some(_)) => (false, 0),
+                (Err(StorageError::Damaged { .. }), None) => (true, bytes),
+                (Ok(_), None) => (false, 0),
+                (Err(error), _) => return Box::new(move |_| done(Err(error))) as Done,
+            };
+            if !same {
+                return Box::new(move |_| done(Ok(false)));
+            }
+            tx.delete(Space::Hints, hint_key(&record_key, &target));
+            tx.delete(Space::Hints, turn_key(&target, sequence));
+            Box::new(move |result| {
+                if result.is_ok() {
+                    hints.count(Delta { target, hints: -1, bytes: -(bytes as i64) });
+                }
+                done(result.map(|()| true));
+            })
+        });
+        // Losing the removal costs a second delivery, which brings nothing new.
+        self.storage.submit(Durability::Memory, apply)
+    }
+
+    fn note_outcome(&self, target: NodeId, outcome: Option<String>) {
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Some(error) => drop(outcomes.insert(target, error)),
+            None => drop(outcomes.remove(&target)),
+        }
+    }
+
+    /// What came of the latest attempt to deliver to `target`; empty when all went well.
+    pub(crate) fn outcome(&self, target: &NodeId) -> String {
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        outcomes.get(target).cloned().unwrap_or_default()
+    }
+}
+
+fn decode(stored: Option<Bytes>) -> Result<Option<Hint>, StorageError> {
+    stored.map(Hint::decode).transpose()
+}

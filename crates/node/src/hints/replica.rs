@@ -1,0 +1,186 @@
+//! A fallback's side of requests: what it keeps of a key are hints for the key's homes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dynkv_proto::{Conflict, State};
+use dynkv_ring::NodeId;
+
+use super::{Delta, Hint, HintError};
+use crate::{
+    cluster::View,
+    key::Key,
+    record::Record,
+    replica::{Incoming, Replica},
+    storage::{Apply, Done, Durability, Space, StorageError, Transaction},
+};
+
+/// Where a node keeps what it has of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// In its own record: it is a home.
+    Home,
+    /// In hints for the homes, the first of which it mints for.
+    Fallback(Arc<[NodeId]>),
+}
+
+impl Place {
+    /// The place of `key` on the node `me`.
+    pub(crate) fn of(view: &View, key: &Key, me: &NodeId) -> Place {
+        let homes = view.membership.ring().homes(key.partition);
+        if homes.contains(me) { Place::Home } else { Place::Fallback(homes.into()) }
+    }
+}
+
+/// What a transaction found at a place.
+pub(crate) struct Found {
+    /// The record, or what the hints hold together, with the actor of the first home's.
+    pub(crate) record: Option<Record>,
+    /// The first home's hint.
+    hint: Option<Hint>,
+}
+
+impl Found {
+    /// The record, if it is more than the first home's hint holds.
+    pub(crate) fn unkept(&self) -> Option<Record> {
+        let record = self.record.as_ref()?;
+        // Of a home there is no hint, and nothing is kept elsewhere.
+        let hint = self.hint.as_ref()?;
+        (hint.record.state != record.state).then(|| record.clone())
+    }
+}
+
+impl Replica {
+    /// What this node holds of a key: its record, or its hints for the homes united.
+    pub(crate) fn held(
+        &self,
+        key: &Key,
+        place: &Place,
+        conflict: Conflict,
+    ) -> Result<Option<Record>, StorageError> {
+        match place {
+            Place::Home => self.read(key),
+            Place::Fallback(homes) => {
+                let hints = homes.iter().map(|home| self.hints.read(&key.record, home));
+                united(hints.collect::<Result<Vec<_>, _>>()?, conflict)
+            }
+        }
+    }
+
+    /// The same within a transaction, for writing.
+    pub(crate) fn find(
+        &self,
+        tx: &Transaction<'_>,
+        record_key: &Bytes,
+        place: &Place,
+        conflict: Conflict,
+    ) -> Result<Found, StorageError> {
+        match place {
+            Place::Home => {
+                let record = tx.get(Space::Records, record_key)?.map(Record::decode).transpose()?;
+                Ok(Found { record, hint: None })
+            }
+            Place::Fallback(homes) => {
+                let hints = homes.iter().map(|home| self.hints.get(tx, record_key, home));
+                let hints = hints.collect::<Result<Vec<_>, _>>()?;
+                let hint = hints.first().cloned().flatten();
+                Ok(Found { record: united(hints, conflict)?, hint })
+            }
+        }
+    }
+
+    /// Writes what [`Replica::find`] found and somebody has changed. What it returns is to be [kept](Replica::kept)
+    /// once it is committed.
+    pub(crate) fn keep(
+        &self,
+        tx: &mut Transaction<'_>,
+        record_key: Bytes,
+        place: &Place,
+        found: Found,
+        record: Record,
+    ) -> Result<Option<Delta>, HintError> {
+        match place {
+            Place::Home => {
+                tx.put(Space::Records, record_key, record.encode());
+                Ok(None)
+            }
+            Place::Fallback(homes) => {
+                // A ring with members has homes for every partition.
+                let Some(&target) = homes.first() else { return Ok(None) };
+                let now_ms = self.env.wall_ms();
+                self.hints.put(tx, &record_key, target, found.hint.as_ref(), record, now_ms).map(Some)
+            }
+        }
+    }
+
+    /// Counts what [`Replica::keep`] wrote.
+    pub(crate) fn kept(&self, delta: Option<Delta>) {
+        if let Some(delta) = delta {
+            self.hints.count(delta);
+        }
+    }
+
+    /// Unites `incoming` into the hint for `target`, then calls `done`: always from disk. `incoming` must have been
+    /// verified.
+    pub(crate) fn unite_hint(
+        self: &Arc<Self>,
+        key: &Key,
+        target: NodeId,
+        incoming: Incoming,
+        conflict: Conflict,
+        done: impl FnOnce(Result<(), HintError>) + Send + 'static,
+    ) -> Result<(), StorageError> {
+        let (replica, record_key) = (self.clone(), key.record.clone());
+        let apply: Apply = Box::new(move |tx| {
+            let new_puts: Vec<_> = incoming.puts().collect();
+            let outcome =
+                replica.hints.get(tx, &record_key, &target).map_err(HintError::from).and_then(|before| {
+                    let record = before.as_ref().map(|hint| hint.record.clone());
+                    match replica.united(record, incoming, conflict)? {
+                        Some(record) => {
+                            let now_ms = replica.env.wall_ms();
+                            replica
+                                .hints
+                                .put(tx, &record_key, target, before.as_ref(), record, now_ms)
+                                .map(Some)
+                        }
+                        None => Ok(None),
+                    }
+                });
+            let delta = match outcome {
+                Ok(delta) => delta,
+                Err(error) => return Box::new(move |_| done(Err(error))) as Done,
+            };
+            Box::new(move |result| {
+                match &result {
+                    Ok(()) => {
+                        replica.kept(delta);
+                        replica.metrics.hints_kept.inc();
+                        replica.remember(new_puts);
+                    }
+                    Err(_) => replica.renew_actor(),
+                }
+                done(result.map_err(HintError::from));
+            })
+        });
+        self.storage.submit(Durability::Disk, apply)
+    }
+}
+
+/// What hints of one key hold together. The actor is that of the first: only in the first does this node mint.
+fn united(hints: Vec<Option<Hint>>, conflict: Conflict) -> Result<Option<Record>, StorageError> {
+    let local_actor = hints.first().and_then(Option::as_ref).and_then(|hint| hint.record.local_actor);
+    let mut states = hints.into_iter().flatten().map(|hint| hint.record.state);
+    let Some(first) = states.next() else { return Ok(None) };
+    let mut bytes = first;
+    for other in states.filter(|other| *other != bytes).collect::<Vec<_>>() {
+        let mut state = decode(bytes)?;
+        state.merge(decode(other)?, conflict);
+        bytes = state.encode();
+    }
+    Ok(Some(Record { local_actor, state: bytes }))
+}
+
+fn decode(bytes: Bytes) -> Result<State, StorageError> {
+    State::decode(bytes).map_err(|error| StorageError::Damaged { reason: error.to_string() })
+}
