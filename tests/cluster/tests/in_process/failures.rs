@@ -170,9 +170,11 @@ async fn after_a_restart_no_dot_is_minted_twice() {
 async fn reads_repair_a_node_that_was_down() {
     let mut cluster = Cluster::start(3).await;
     let (behind, other) = (id("n2"), id("n1"));
-    cluster.stop(behind).await;
     let client = cluster.client(Role::Writer).await;
-    client.put("b", "k", "missed").await.unwrap();
+    client.put("b", "k", "missed").w(3).await.unwrap();
+    // Nobody keeps a hint for what was lost.
+    cluster.stop(behind).await;
+    std::fs::remove_dir_all(cluster.data_dir(behind)).unwrap();
     cluster.restart(behind).await;
     cluster.settled().await;
 
