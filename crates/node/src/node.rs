@@ -29,7 +29,7 @@ use crate::{
     peers::Peers,
     propose,
     replica::Replica,
-    server::Server,
+    server::{self, Server},
     shared::{REQUESTS_MAX, Shared},
     storage::{FjallOptions, FjallStorage, Storage, StorageError},
 };
@@ -257,6 +257,11 @@ impl Node {
     /// Where it listens.
     pub fn local_addr(&self) -> SocketAddr {
         self.endpoint.local_addr()
+    }
+
+    /// What it counts, as OpenMetrics text: what `dyn metrics` shows.
+    pub fn metrics(&self) -> String {
+        server::metrics(&self.shared)
     }
 
     /// Founds the cluster with `founding`, as `dyn cluster create` does over the wire; `nodes` says where the members are.

@@ -292,7 +292,8 @@ fn status(node: &Shared) -> StatusReply {
     }
 }
 
-fn metrics(node: &Shared) -> String {
+/// What the node counts, as OpenMetrics text.
+pub(crate) fn metrics(node: &Shared) -> String {
     node.metrics.history_entries.set(node.cluster.view().history.len() as i64);
     node.metrics.text()
 }

@@ -8,22 +8,27 @@ use std::{
 use dynkv_proto::{Actor, PutId};
 use dynkv_vclock::Dot;
 
-use crate::workload::{Bucket, Ending, GetRecord, History, Key, PutRecord};
+use crate::{
+    buckets::{Bucket, SIBLINGS_MAX},
+    history::{Ending, GetRecord, History, Key, PutRecord},
+    run::REPLICAS,
+};
 
 /// A promise that was broken.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Violation {
     /// Which one.
     pub promise: &'static str,
-    /// The key concerned.
-    pub key: String,
+    /// The key concerned, if it is one.
+    pub key: Option<Key>,
     /// What was seen.
     pub what: String,
 }
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} broken at {}: {}", self.promise, self.key, self.what)
+        let key = self.key.as_ref().map(|key| format!(" at {key}")).unwrap_or_default();
+        write!(f, "\"{}\" is broken{key}: {}", self.promise, self.what)
     }
 }
 
@@ -34,6 +39,8 @@ pub struct Circumstances {
     pub power_lost: bool,
     /// A disk was wiped, or an old copy put in its place.
     pub disk_lost: bool,
+    /// Buckets that can write to two disks do.
+    pub two_disks: bool,
 }
 
 /// Checks everything. `last` are reads of every key from all replicas, made after all faults were over.
@@ -41,23 +48,30 @@ pub struct Circumstances {
 /// # Errors
 /// The first promise found broken.
 pub fn check(history: &History, last: &[GetRecord], circumstances: Circumstances) -> Result<(), Violation> {
-    let by_key = group(history, last);
-    for (key, seen) in &by_key {
-        let violation = |promise, what: String| Violation { promise, key: key.to_string(), what };
+    let Circumstances { power_lost, disk_lost, two_disks } = circumstances;
+    for (key, seen) in &group(history, last) {
+        let violation = |promise, what: String| Violation { promise, key: Some((*key).clone()), what };
         nothing_from_nowhere(seen).map_err(|what| violation("only what was written is read", what))?;
         one_dot_one_value(seen).map_err(|what| violation("one dot is one value", what))?;
         contexts_are_what_was_read(seen)
             .map_err(|what| violation("a put returns what its writer has read, and itself", what))?;
+        not_earlier_than_what_it_replaces(key, seen)
+            .map_err(|what| violation("a put is not stamped earlier than what it replaces", what))?;
+        foreign_contexts_are_refused(seen)
+            .map_err(|what| violation("a context of another key is refused", what))?;
         one_value_per_put(seen).map_err(|what| violation("one put is one value", what))?;
-        acknowledged_survive(key, seen).map_err(|what| violation("an acknowledged write survives", what))?;
+        siblings_are_bounded(key, seen).map_err(|what| violation("siblings are bounded", what))?;
+        // What was on no disk goes with the power, what was on d disks with d of them.
+        let disks_lost = u32::from(disk_lost) + u32::from(power_lost && key.bucket.disks(two_disks) == 0);
+        if disks_lost == 0 || disks_lost < key.bucket.disks(two_disks) {
+            acknowledged_survive(key, seen)
+                .map_err(|what| violation("an acknowledged write survives", what))?;
+        }
         // What a reader saw from memory may go with the memory.
-        if !circumstances.power_lost && !circumstances.disk_lost {
+        if !power_lost && !disk_lost {
             seen_survive(key, seen).map_err(|what| violation("a value vanishes only by cause", what))?;
         }
-        let fresh = match key.bucket {
-            Bucket::Strict => !circumstances.disk_lost,
-            Bucket::Plain | Bucket::Lww => !circumstances.power_lost && !circumstances.disk_lost,
-        };
+        let fresh = key.bucket.quorums_meet() && !disk_lost && (key.bucket.is_durable() || !power_lost);
         if fresh {
             reads_are_fresh(seen)
                 .map_err(|what| violation("a read returns what was acknowledged before", what))?;
@@ -139,6 +153,36 @@ fn contexts_are_what_was_read(seen: &Seen<'_>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Only `lww` buckets order by time; in the others a clock may be too far behind to exceed a past. Equal is what a retry is
+/// answered that finds its version covered already, and clients retry unseen.
+fn not_earlier_than_what_it_replaces(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
+    for put in seen.puts.iter().filter(|_| key.bucket == Bucket::Lww) {
+        if let Ending::Done { time, .. } = put.ending
+            && time < put.context_time
+        {
+            return Err(format!("{:?} is of {time}, what it replaces of {}", put.value, put.context_time));
+        }
+    }
+    Ok(())
+}
+
+fn foreign_contexts_are_refused(seen: &Seen<'_>) -> Result<(), String> {
+    match seen.puts.iter().find(|put| put.foreign && put.ending != Ending::NotDone) {
+        Some(put) => Err(format!("{:?} was put with one and is {:?}", put.value, put.ending)),
+        None => Ok(()),
+    }
+}
+
+/// Each home refuses a put that would add one at the limit; merges are never refused, so as many homes as there are may have
+/// added up to theirs before they met. Twice that, since a home that has forgotten its own after a crash may add them again.
+fn siblings_are_bounded(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
+    let limit = 2 * SIBLINGS_MAX as usize * usize::from(REPLICAS);
+    match seen.gets.iter().find(|get| key.bucket == Bucket::One && get.versions.len() > limit) {
+        Some(get) => Err(format!("{} were read, the limit is {SIBLINGS_MAX}", get.versions.len())),
+        None => Ok(()),
+    }
 }
 
 fn one_value_per_put(seen: &Seen<'_>) -> Result<(), String> {

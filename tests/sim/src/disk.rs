@@ -1,10 +1,12 @@
-//! Disks: what a crash loses, and writes that fail.
+//! Disks: what a crash loses, operations that fail, no room, old copies.
 //!
 //! A batch is visible when it is committed and durable when it is synced. A crash keeps what was synced and some prefix of what
 //! was not: a journal is written in order, and the operating system may or may not have got to it.
 
 use std::{
+    cell::Cell,
     collections::{BTreeMap, VecDeque},
+    fmt,
     ops::{Bound, ControlFlow},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -18,6 +20,8 @@ use dynkv_node::storage::{
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::sync::Notify;
 
+use crate::gate::Gate;
+
 type Map = BTreeMap<(Space, Bytes), Bytes>;
 
 /// A disk. It outlives the nodes that use it.
@@ -26,6 +30,8 @@ pub struct Disk(Arc<Mutex<State>>);
 
 struct State {
     random: StdRng,
+    /// What the data directory says of itself, beside the store.
+    label: Label,
     /// What a reader sees.
     current: Map,
     /// What is safe.
@@ -34,9 +40,48 @@ struct State {
     unsynced: Vec<Overlay>,
     /// Who may use the disk now; earlier mounts are dead.
     mount: u64,
-    /// How many more commits succeed; `None`: all.
-    commits_left: Option<u32>,
+    /// A cell, since reads change it, too.
+    trouble: Cell<Option<Trouble>>,
+    full: bool,
     speed: Speed,
+}
+
+/// Who a data directory is: copied with it, and gone with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Label {
+    /// Random, drawn when the directory was made.
+    pub id: u64,
+    /// How often a node was started on it.
+    pub boots: u64,
+}
+
+/// What a disk is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// Reads of records, those before a write among them.
+    Read,
+    /// Commits of batches.
+    Write,
+}
+
+impl fmt::Display for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Operation::Read => "read",
+            Operation::Write => "write",
+        })
+    }
+}
+
+/// Operations that will fail: counted down, so that every one gets to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// Which.
+    pub operation: Operation,
+    /// This many succeed before.
+    pub after: u32,
+    /// This many fail then.
+    pub times: u32,
 }
 
 /// How long a disk takes.
@@ -55,18 +100,22 @@ impl Speed {
 
 /// A copy of a disk's durable content.
 #[derive(Clone)]
-pub struct Snapshot(Map);
+pub struct Snapshot(Label, Map);
 
 impl Disk {
     /// An empty disk.
     pub fn new(seed: u64) -> Disk {
+        let mut random = StdRng::seed_from_u64(seed);
+        let label = Label { id: random.random(), boots: 0 };
         Disk(Arc::new(Mutex::new(State {
-            random: StdRng::seed_from_u64(seed),
+            random,
+            label,
             current: Map::new(),
             synced: Map::new(),
             unsynced: Vec::new(),
             mount: 0,
-            commits_left: None,
+            trouble: Cell::new(None),
+            full: false,
             speed: Speed::USUAL,
         })))
     }
@@ -75,26 +124,26 @@ impl Disk {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets a node use the disk; an earlier user is cut off.
-    pub fn mount(&self) -> Arc<SimStorage> {
+    /// Lets a node use the disk; an earlier user is cut off. `gate` pauses what the disk does for this one.
+    pub fn mount(&self, gate: Gate) -> (Arc<SimStorage>, Label) {
         let mut state = self.state();
         state.mount += 1;
+        state.label.boots += 1;
         let storage = Arc::new(SimStorage {
             disk: self.clone(),
             mount: state.mount,
             queue: Mutex::new(VecDeque::new()),
             queued: Notify::new(),
         });
-        drop(state);
-        tokio::spawn(write_batches(Arc::downgrade(&storage)));
-        storage
+        tokio::spawn(write_batches(Arc::downgrade(&storage), gate));
+        (storage, state.label)
     }
 
     /// The machine stops: what was not synced is lost but for a random prefix. Returns how many batches were lost.
     pub fn crash(&self) -> usize {
         let mut state = self.state();
         state.mount += 1;
-        state.commits_left = None;
+        state.trouble.set(None);
         let unsynced = std::mem::take(&mut state.unsynced);
         let kept = state.random.random_range(0..=unsynced.len());
         let lost = unsynced.len() - kept;
@@ -109,17 +158,19 @@ impl Disk {
     pub fn kill(&self) {
         let mut state = self.state();
         state.mount += 1;
-        state.commits_left = None;
+        state.trouble.set(None);
     }
 
     /// A new, empty disk in place of this one.
     pub fn wipe(&self) {
-        self.restore(&Snapshot(Map::new()));
+        let label = Label { id: self.state().random.random(), boots: 0 };
+        self.restore(&Snapshot(label, Map::new()));
     }
 
     /// A backup.
     pub fn snapshot(&self) -> Snapshot {
-        Snapshot(self.state().synced.clone())
+        let state = self.state();
+        Snapshot(state.label, state.synced.clone())
     }
 
     /// Puts a backup in place of what is there.
@@ -127,13 +178,26 @@ impl Disk {
         let mut state = self.state();
         state.mount += 1;
         state.unsynced.clear();
-        state.synced = snapshot.0.clone();
-        state.current = snapshot.0.clone();
+        state.label = snapshot.0;
+        state.synced = snapshot.1.clone();
+        state.current = snapshot.1.clone();
     }
 
-    /// The commit after `commits` more fails, and so do all later ones until the next mount.
-    pub fn fail_after(&self, commits: u32) {
-        self.state().commits_left = Some(commits);
+    /// Lets operations fail; the next mount ends it, too.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        self.state().trouble.set(trouble);
+    }
+
+    /// Whether there is no room: every write fails, and certainly leaves nothing behind.
+    pub fn set_full(&self, full: bool) {
+        self.state().full = full;
+    }
+
+    /// Everything a reader sees in `space`.
+    pub fn content(&self, space: Space) -> Vec<(Bytes, Bytes)> {
+        let state = self.state();
+        let found = state.current.iter().filter(|((of, _), _)| *of == space);
+        found.map(|((_, key), value)| (key.clone(), value.clone())).collect()
     }
 
     /// How long things take from now on.
@@ -166,8 +230,32 @@ struct Committing {
     result: Result<(), StorageError>,
 }
 
+impl State {
+    /// Whether this operation fails.
+    fn fails(&self, operation: Operation) -> bool {
+        let Some(trouble) = self.trouble.get().filter(|trouble| trouble.operation == operation) else {
+            return false;
+        };
+        let (after, times) = match (trouble.after, trouble.times) {
+            (0, times) => (0, times.saturating_sub(1)),
+            (after, times) => (after - 1, times),
+        };
+        self.trouble.set(Some(Trouble { after, times, ..trouble }));
+        trouble.after == 0 && trouble.times > 0
+    }
+
+    fn try_read(&self) -> Result<(), StorageError> {
+        if self.fails(Operation::Read) { Err(failed("a simulated read error")) } else { Ok(()) }
+    }
+}
+
+fn failed(reason: &str) -> StorageError {
+    StorageError::Failed { reason: reason.into() }
+}
+
 impl Committed for State {
     fn get(&self, space: Space, key: &[u8]) -> Result<Option<Bytes>, StorageError> {
+        self.try_read()?;
         Ok(self.current.get(&(space, Bytes::copy_from_slice(key))).cloned())
     }
 }
@@ -195,20 +283,17 @@ impl SimStorage {
                 Durability::Disk => on_disk.push(done),
             }
         }
-        let fails = match &mut state.commits_left {
-            Some(0) => true,
-            Some(left) => {
-                *left -= 1;
-                false
-            }
-            None => false,
-        };
-        let lands = !fails || state.random.random_bool(0.5);
+        let (full, fails) = (state.full, state.fails(Operation::Write));
+        let lands = !full && (!fails || state.random.random_bool(0.5));
         if lands {
             apply(&mut state.current, overlay.clone());
             state.unsynced.push(overlay);
         }
-        let result = if fails { Err(StorageError::Failed { reason: "simulated".into() }) } else { Ok(()) };
+        let result = match (full, fails) {
+            (true, _) => Err(failed("no space left on the simulated disk")),
+            (false, true) => Err(failed("a simulated write error")),
+            (false, false) => Ok(()),
+        };
         Ok(Committing { in_memory, on_disk, result })
     }
 
@@ -223,8 +308,9 @@ impl SimStorage {
 }
 
 /// The storage thread of a real node: one batch at a time, its completions before the next one begins.
-async fn write_batches(storage: std::sync::Weak<SimStorage>) {
+async fn write_batches(storage: std::sync::Weak<SimStorage>, gate: Gate) {
     loop {
+        gate.passed().await;
         let Some(strong) = storage.upgrade() else { return };
         let batch = strong.take_queue();
         let Ok(speed) = strong.state().map(|state| state.speed) else { return };
@@ -236,6 +322,7 @@ async fn write_batches(storage: std::sync::Weak<SimStorage>) {
                 let Ok(unsynced) = strong.state().map(|state| state.unsynced.len()) else { return };
                 if unsynced > 0 {
                     tokio::time::sleep(speed.sync).await;
+                    gate.passed().await;
                     if strong.sync(unsynced).is_err() {
                         return;
                     }
@@ -247,6 +334,7 @@ async fn write_batches(storage: std::sync::Weak<SimStorage>) {
             continue;
         }
         tokio::time::sleep(speed.commit).await;
+        gate.passed().await;
         let Ok(Committing { in_memory, on_disk, result }) = strong.commit(batch) else { return };
         in_memory.into_iter().for_each(|done| done(result.clone()));
         if on_disk.is_empty() {
@@ -254,6 +342,7 @@ async fn write_batches(storage: std::sync::Weak<SimStorage>) {
         }
         let Ok(unsynced) = strong.state().map(|state| state.unsynced.len()) else { return };
         tokio::time::sleep(speed.sync).await;
+        gate.passed().await;
         if strong.sync(unsynced).is_err() {
             return;
         }
@@ -276,6 +365,7 @@ impl Storage for SimStorage {
         let start = (space, Bytes::copy_from_slice(prefix.max(from)));
         let entries: Vec<_> = {
             let state = self.state()?;
+            state.try_read()?;
             let range = state.current.range((Bound::Included(start), Bound::Unbounded));
             range
                 .take_while(|((found, key), _)| *found == space && key.starts_with(prefix))

@@ -1,23 +1,22 @@
 //! Runs simulated clusters from seeds and reports the first broken promise.
 
-use std::{
-    process::ExitCode,
-    sync::{
-        Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Instant,
-};
+use std::{process::ExitCode, time::Duration, time::Instant};
 
 use clap::Parser;
-use dynkv_sim::run::{Report, Sightings, run};
+use dynkv_sim::{
+    batch::{Batch, cores, run_all},
+    plan::Plan,
+    report::{Report, never},
+    run::run,
+    shrink::shrink,
+};
 
 /// Simulate whole clusters with faults, one from each seed, and check what the store promises.
 #[derive(Parser)]
 struct Arguments {
     /// How many clusters.
     #[arg(long, default_value_t = 100)]
-    seeds: u64,
+    seeds: usize,
     /// The first seed; a fresh one when absent.
     #[arg(long)]
     start: Option<u64>,
@@ -30,70 +29,64 @@ struct Arguments {
     /// Clusters at once; one for each core when absent.
     #[arg(long)]
     jobs: Option<usize>,
+    /// For how many seconds to make a failing run smaller.
+    #[arg(long, default_value_t = 60)]
+    shrink_s: u64,
 }
+
+/// From so many clusters on everything must have been seen to happen.
+const SOMETIMES_FROM: usize = 300;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let budget = Duration::from_secs(arguments.shrink_s);
     if let Some(seed) = arguments.seed {
         let report = run(seed);
-        if arguments.trace || report.verdict.is_err() {
-            report.log.iter().for_each(|line| println!("{line}"));
+        if arguments.trace {
+            print!("{}", report.trace());
         }
-        return conclude(seed, &report);
+        return match report.verdict {
+            Ok(()) => {
+                println!("seed {seed}: every promise held");
+                ExitCode::SUCCESS
+            }
+            Err(_) => fail(report, budget),
+        };
     }
     let start = arguments.start.unwrap_or_else(|| rand::random::<u64>() >> 16);
-    let jobs = arguments.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    let jobs = arguments.jobs.unwrap_or_else(cores);
     println!("{} clusters from seed {start}, {jobs} at once", arguments.seeds);
     let begun = Instant::now();
-    let next = AtomicU64::new(0);
-    let seen = Mutex::new(Sightings::new());
-    let failed: Mutex<Option<(u64, Report)>> = Mutex::new(None);
-    std::thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                loop {
-                    let offset = next.fetch_add(1, Ordering::Relaxed);
-                    if offset >= arguments.seeds
-                        || failed.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-                    {
-                        return;
-                    }
-                    let seed = start.wrapping_add(offset);
-                    let report = run(seed);
-                    for (what, count) in &report.seen {
-                        *seen.lock().unwrap_or_else(PoisonError::into_inner).entry(what).or_default() +=
-                            count;
-                    }
-                    if report.verdict.is_err() {
-                        failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert((seed, report));
-                    }
-                }
-            });
-        }
-    });
-    let seen = seen.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Batch { seen, runs, failed } =
+        run_all(arguments.seeds, jobs, |at| Plan::draw(start.wrapping_add(at as u64)));
     seen.iter().for_each(|(what, count)| println!("{count:>9} {what}"));
-    println!("{:.1} s", begun.elapsed().as_secs_f64());
-    match failed.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some((seed, report)) => conclude(seed, &report),
-        None => {
-            println!("every promise held");
-            ExitCode::SUCCESS
-        }
+    println!("{runs} clusters in {:.1} s", begun.elapsed().as_secs_f64());
+    if let Some(report) = failed {
+        return fail(*report, budget);
     }
+    let never = never(&seen);
+    if runs >= SOMETIMES_FROM && !never.is_empty() {
+        println!("never seen, so the run proves nothing about it: {}", never.join(", "));
+        return ExitCode::FAILURE;
+    }
+    println!("every promise held");
+    ExitCode::SUCCESS
 }
 
-fn conclude(seed: u64, report: &Report) -> ExitCode {
-    match &report.verdict {
-        Ok(()) => {
-            println!("seed {seed}: every promise held");
-            ExitCode::SUCCESS
-        }
-        Err(violation) => {
-            println!("seed {seed}: {violation}");
-            println!("{:?}", report.plan);
-            println!("to see it: cargo run --release -p dynkv-sim -- --seed {seed} --trace");
-            ExitCode::FAILURE
-        }
-    }
+fn fail(report: Report, budget: Duration) -> ExitCode {
+    let seed = report.plan.seed;
+    println!("seed {seed}: {}", report.verdict.as_ref().map_or_else(ToString::to_string, |()| String::new()));
+    println!("making it smaller, for at most {budget:?}");
+    let (faults, sessions) = (report.plan.faults.len(), report.plan.sessions.len());
+    let shrunk = shrink(report, budget);
+    let plan = &shrunk.report.plan;
+    println!(
+        "{} of {faults} faults and {} of {sessions} clients are left after {} runs\n",
+        plan.faults.len(),
+        plan.sessions.len(),
+        shrunk.runs
+    );
+    println!("{}", shrunk.report.failure());
+    println!("to see all of it: cargo run --release -p dynkv-sim -- --seed {seed} --trace");
+    ExitCode::FAILURE
 }

@@ -1,7 +1,8 @@
 //! A network in memory: every datagram meets its fate when it is sent.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
+    fmt,
     io::{self, IoSliceMut},
     net::{IpAddr, SocketAddr},
     pin::Pin,
@@ -13,13 +14,44 @@ use std::{
 use dynkv_net::socket::{AsyncUdpSocket, RecvMeta, Transmit, UdpPoller};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
+/// How long datagrams take. Each draws for itself, so they overtake each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Latency {
+    /// Anything between; one in a hundred takes ten times as long.
+    Uniform {
+        /// At least this.
+        min: Duration,
+        /// At most this.
+        max: Duration,
+    },
+    /// Half of them take less than twice `typical`, one in a hundred takes a hundred times as long (a Pareto distribution).
+    LongTail {
+        /// The quickest take this long.
+        typical: Duration,
+    },
+}
+
+/// Nothing is later than this, however long its tail.
+const LATENCY_MAX: Duration = Duration::from_secs(20);
+
+impl Latency {
+    fn draw(self, random: &mut StdRng) -> Duration {
+        let way = match self {
+            Latency::Uniform { min, max } => {
+                let usual = random.random_range(min..=max);
+                if random.random_range(0..100) == 0 { usual * 10 } else { usual }
+            }
+            Latency::LongTail { typical } => typical * 1000 / random.random_range(1..=1000),
+        };
+        way.min(LATENCY_MAX)
+    }
+}
+
 /// What the network does to datagrams.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Weather {
-    /// The shortest way takes this long.
-    pub latency_min: Duration,
-    /// Most ways take at most this long; one in a hundred takes ten times as long, which reorders.
-    pub latency_max: Duration,
+    /// How long they take.
+    pub latency: Latency,
     /// Of a hundred datagrams, how many are lost.
     pub lost_percent: u32,
     /// Of a hundred datagrams, how many arrive twice.
@@ -29,11 +61,20 @@ pub struct Weather {
 impl Weather {
     /// A quiet local network.
     pub const FAIR: Weather = Weather {
-        latency_min: Duration::from_micros(100),
-        latency_max: Duration::from_micros(500),
+        latency: Latency::Uniform { min: Duration::from_micros(100), max: Duration::from_micros(500) },
         lost_percent: 0,
         doubled_percent: 0,
     };
+}
+
+impl fmt::Display for Weather {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.latency {
+            Latency::Uniform { min, max } => write!(f, "latency {min:?} to {max:?}")?,
+            Latency::LongTail { typical } => write!(f, "latency {typical:?} with a long tail")?,
+        }
+        write!(f, ", {} % lost, {} % doubled", self.lost_percent, self.doubled_percent)
+    }
 }
 
 /// All links and sockets.
@@ -46,8 +87,10 @@ pub struct Network {
 struct State {
     random: StdRng,
     weather: Weather,
-    /// Directions in which nothing gets through.
-    cut: BTreeSet<(IpAddr, IpAddr)>,
+    /// Directions in which nothing gets through, and how often each was cut.
+    cut: BTreeMap<(IpAddr, IpAddr), u32>,
+    /// Hosts whose datagrams, in and out, take longer by this.
+    slow: BTreeMap<IpAddr, Duration>,
     inboxes: BTreeMap<SocketAddr, Inbox>,
     bindings: u64,
     sent: u64,
@@ -61,8 +104,8 @@ struct Inbox {
     waker: Option<Waker>,
 }
 
-/// Datagrams that wait in one socket; more are dropped, as a kernel does.
-const INBOX_MAX: usize = 10_000;
+/// Datagrams that wait in one socket; more are dropped, as a kernel does: a node asks for buffers of 4 MiB.
+const INBOX_MAX: usize = 2_500;
 
 impl Network {
     /// A network whose fates are drawn from `seed`.
@@ -71,7 +114,8 @@ impl Network {
             state: Mutex::new(State {
                 random: StdRng::seed_from_u64(seed),
                 weather: Weather::FAIR,
-                cut: BTreeSet::new(),
+                cut: BTreeMap::new(),
+                slow: BTreeMap::new(),
                 inboxes: BTreeMap::new(),
                 bindings: 0,
                 sent: 0,
@@ -88,14 +132,33 @@ impl Network {
         self.state().weather = weather;
     }
 
-    /// Lets nothing through from `from` to `to`.
+    /// Lets nothing through from `from` to `to`, until it was mended as often as it was cut.
     pub fn cut(&self, from: IpAddr, to: IpAddr) {
-        self.state().cut.insert((from, to));
+        *self.state().cut.entry((from, to)).or_default() += 1;
     }
 
-    /// Lets everything through again.
-    pub fn mend(&self) {
-        self.state().cut.clear();
+    /// Takes back one [`cut`](Network::cut).
+    pub fn mend(&self, from: IpAddr, to: IpAddr) {
+        let mut state = self.state();
+        if let Some(times) = state.cut.get_mut(&(from, to)) {
+            *times -= 1;
+            if *times == 0 {
+                state.cut.remove(&(from, to));
+            }
+        }
+    }
+
+    /// Lets every datagram from and to `host` take longer by `delay`.
+    pub fn slow_down(&self, host: IpAddr, delay: Duration) {
+        self.state().slow.insert(host, delay);
+    }
+
+    /// Fair weather, and no link cut or slow.
+    pub fn clear(&self) {
+        let mut state = self.state();
+        state.weather = Weather::FAIR;
+        state.cut.clear();
+        state.slow.clear();
     }
 
     /// Datagrams sent so far.
@@ -129,10 +192,10 @@ impl Network {
             let mut ways = Vec::new();
             for _ in 0..copies {
                 let lost = state.random.random_range(0..100) < weather.lost_percent;
-                let usual = state.random.random_range(weather.latency_min..=weather.latency_max);
-                let way = if state.random.random_range(0..100) == 0 { usual * 10 } else { usual };
-                if !lost && !state.cut.contains(&(from.ip(), to.ip())) {
-                    ways.push(way);
+                let way = weather.latency.draw(&mut state.random);
+                let delay: Duration = [from, to].iter().filter_map(|end| state.slow.get(&end.ip())).sum();
+                if !lost && !state.cut.contains_key(&(from.ip(), to.ip())) {
+                    ways.push(way + delay);
                 }
             }
             ways
@@ -149,7 +212,7 @@ impl Network {
     fn deliver(&self, from: SocketAddr, to: SocketAddr, contents: Vec<u8>) {
         let mut state = self.state();
         // What was under way when a link was cut does not arrive either.
-        if state.cut.contains(&(from.ip(), to.ip())) {
+        if state.cut.contains_key(&(from.ip(), to.ip())) {
             return;
         }
         let Some(inbox) = state.inboxes.get_mut(&to) else { return };

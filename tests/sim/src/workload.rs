@@ -1,171 +1,19 @@
-//! Sessions of clients, and the history of what they asked and were answered.
+//! Sessions of clients: what each does, drawn from a seed or step by step.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use dynkv_client::{Client, Context, Error, Fetched, Stored};
-use dynkv_proto::{Actor, ContextToken, Outcome, PutId};
-use dynkv_vclock::{CausalContext, Dot, HybridTime};
+use dynkv_proto::{Outcome, PutId};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
-use crate::world::Log;
+use crate::{
+    history::{Ending, GetRecord, Key, PutRecord, SeenVersion, SharedHistory, decode, lock, parse_dot},
+    log::Log,
+};
 
-/// What a bucket promises, as far as the checker cares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Bucket {
-    /// The defaults: r = w = 2, dw = 1.
-    Plain,
-    /// r = w = dw = pr = pw = 2: reads return every acknowledged write, whatever crashes.
-    Strict,
-    /// Defaults with conflict = lww.
-    Lww,
-}
-
-impl Bucket {
-    /// All of them.
-    pub const ALL: [Bucket; 3] = [Bucket::Plain, Bucket::Strict, Bucket::Lww];
-
-    /// Its name in the cluster.
-    pub fn name(self) -> &'static str {
-        match self {
-            Bucket::Plain => "plain",
-            Bucket::Strict => "strict",
-            Bucket::Lww => "lww",
-        }
-    }
-}
-
-/// A key of the simulation.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    /// The bucket.
-    pub bucket: Bucket,
-    /// Its name in the bucket.
-    pub name: String,
-    /// The only session that writes it, if there is just one.
-    pub owner: Option<usize>,
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.bucket.name(), self.name)
-    }
-}
-
-/// How a put ended.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Ending {
-    /// Acknowledged.
-    Done {
-        /// Its version's dot.
-        dot: Dot<Actor>,
-        /// Its version's time.
-        time: HybridTime,
-        /// The context that came with the answer.
-        context: CausalContext<Actor>,
-        /// Whether it was flagged as a possible duplicate.
-        possible_duplicate: bool,
-    },
-    /// Certainly not carried out.
-    NotDone,
-    /// No certain answer, or none yet.
-    Unknown,
-}
-
-/// A put or delete, with all its retries.
-#[derive(Clone, Debug)]
-pub struct PutRecord {
-    /// Which session.
-    pub session: usize,
-    /// Where.
-    pub key: Key,
-    /// What; `None` deletes.
-    pub value: Option<String>,
-    /// Its id.
-    pub put_id: PutId,
-    /// The dots it replaces.
-    pub context: CausalContext<Actor>,
-    /// How often it was asked for.
-    pub attempts: u32,
-    /// When the answer came.
-    pub ended_at: Option<Instant>,
-    /// Which answer.
-    pub ending: Ending,
-}
-
-/// A version as a reader saw it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SeenVersion {
-    /// Its dot.
-    pub dot: Dot<Actor>,
-    /// Its value.
-    pub value: String,
-    /// The put that wrote it.
-    pub put_id: PutId,
-}
-
-/// A read that was answered.
-#[derive(Clone, Debug)]
-pub struct GetRecord {
-    /// Which session.
-    pub session: usize,
-    /// Where.
-    pub key: Key,
-    /// When it began.
-    pub began_at: Instant,
-    /// What it saw.
-    pub versions: Vec<SeenVersion>,
-    /// The dots it has read.
-    pub context: CausalContext<Actor>,
-    /// The greatest time among the versions, tombstones included.
-    pub time: HybridTime,
-}
-
-/// Everything that clients did.
-#[derive(Clone, Debug, Default)]
-pub struct History {
-    /// Writes in the order in which they began.
-    pub puts: Vec<PutRecord>,
-    /// Reads in the order in which they were answered.
-    pub gets: Vec<GetRecord>,
-    /// Reads that failed.
-    pub gets_failed: usize,
-}
-
-/// A history that several sessions write.
-pub type SharedHistory = Arc<Mutex<History>>;
-
-fn lock(history: &SharedHistory) -> MutexGuard<'_, History> {
-    history.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Reads the text form of a dot: `incarnation.birth:counter`.
-///
-/// # Panics
-/// When it is none: clients show nothing else.
-pub fn parse_dot(text: &str) -> Dot<Actor> {
-    let (actor, counter) = text.split_once(':').expect("actor:counter");
-    let (incarnation, birth) = actor.split_once('.').expect("incarnation.birth");
-    Dot {
-        actor: Actor(
-            u64::from_str_radix(incarnation, 16).expect("hexadecimal"),
-            birth.parse().expect("a number"),
-        ),
-        counter: counter.parse().expect("a number"),
-    }
-}
-
-fn decode(context: &Context) -> (CausalContext<Actor>, HybridTime) {
-    let token = ContextToken::decode(context.as_bytes()).expect("a node's token");
-    (token.context, token.time)
-}
-
-/// What kind of client a session is.
+/// What a client does at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Habit {
     /// Reads, then writes with what it read.
@@ -174,10 +22,25 @@ pub enum Habit {
     Blind,
     /// Reads, then deletes with what it read.
     Delete,
+    /// Reads, and keeps the context for later.
+    Keep,
     /// Writes with a context that it has kept for long.
     OldContext,
+    /// Writes with a context that it has kept of another key, which must be refused.
+    ForeignContext,
     /// Only reads.
     Read,
+}
+
+/// One thing that a session does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// After waiting this long.
+    pub wait_ms: u64,
+    /// To this key.
+    pub key: Key,
+    /// This.
+    pub habit: Habit,
 }
 
 /// One client at work.
@@ -222,6 +85,7 @@ impl Session {
                 50..62 if key.owner.is_none() => Habit::Blind,
                 62..72 if key.owner.is_none() => Habit::OldContext,
                 72..80 => Habit::Delete,
+                80 => Habit::ForeignContext,
                 _ => Habit::Read,
             };
             self.act(&key, habit).await;
@@ -231,12 +95,27 @@ impl Session {
         self.client.close().await;
     }
 
+    /// Takes `steps`, then waits until `until`.
+    pub async fn follow(mut self, steps: Vec<Step>, until: Instant) {
+        for step in steps {
+            tokio::time::sleep(Duration::from_millis(step.wait_ms)).await;
+            self.act(&step.key, step.habit).await;
+        }
+        tokio::time::sleep_until(until).await;
+        self.client.close().await;
+    }
+
     async fn act(&mut self, key: &Key, habit: Habit) {
         match habit {
-            Habit::Read => drop(self.get(key).await),
+            Habit::Read => drop(self.get(key, None).await),
             Habit::Blind => drop(self.put(key, None, false).await),
+            Habit::Keep => {
+                if let Some(fetched) = self.get(key, None).await {
+                    self.kept.push((key.clone(), fetched.context));
+                }
+            }
             Habit::ReadModifyWrite | Habit::Delete => {
-                if let Some(fetched) = self.get(key).await {
+                if let Some(fetched) = self.get(key, None).await {
                     if self.random.random_bool(0.3) {
                         self.kept.push((key.clone(), fetched.context.clone()));
                     }
@@ -250,23 +129,26 @@ impl Session {
                 }
             }
             Habit::OldContext => {
-                let mine = self.kept.iter().position(|(kept, _)| kept == key);
-                if let Some(at) = mine {
-                    let (_, context) = self.kept.swap_remove(at);
+                if let Some(context) = self.take_kept(|kept| kept == key) {
                     let delete = self.random.random_bool(0.2);
                     drop(self.put(key, Some(&context), delete).await);
+                }
+            }
+            Habit::ForeignContext => {
+                if let Some(context) = self.take_kept(|kept| kept != key) {
+                    drop(self.put_with(key, Some(&context), false, true).await);
                 }
             }
         }
     }
 
-    /// Reads and records.
-    pub async fn get(&mut self, key: &Key) -> Option<Fetched> {
-        self.get_with(key, None).await
+    fn take_kept(&mut self, wanted: impl Fn(&Key) -> bool) -> Option<Context> {
+        let at = self.kept.iter().position(|(kept, _)| wanted(kept))?;
+        Some(self.kept.swap_remove(at).1)
     }
 
-    /// Reads from `r` replicas and records.
-    pub async fn get_with(&mut self, key: &Key, r: Option<u8>) -> Option<Fetched> {
+    /// Reads, from `r` replicas if that is said, and records.
+    pub async fn get(&mut self, key: &Key, r: Option<u8>) -> Option<Fetched> {
         let began_at = Instant::now();
         let mut get = self.client.get(key.bucket.name(), key.name.clone());
         if let Some(r) = r {
@@ -285,14 +167,14 @@ impl Session {
                     })
                     .collect();
                 let values: Vec<&str> = versions.iter().map(|version| version.value.as_str()).collect();
-                self.log.note(format!("s{} get {key} -> [{}]", self.number, values.join(", ")));
+                self.log.note_key(key, format!("s{} get {key} -> [{}]", self.number, values.join(", ")));
                 let record =
                     GetRecord { session: self.number, key: key.clone(), began_at, versions, context, time };
                 lock(&self.history).gets.push(record);
                 Some(fetched)
             }
             Err(error) => {
-                self.log.note(format!("s{} get {key} fails: {error}", self.number));
+                self.log.note_key(key, format!("s{} get {key} fails: {error}", self.number));
                 lock(&self.history).gets_failed += 1;
                 None
             }
@@ -301,15 +183,28 @@ impl Session {
 
     /// Writes and records. Returns the context for a next write without a read.
     async fn put(&mut self, key: &Key, context: Option<&Context>, delete: bool) -> Option<Context> {
+        self.put_with(key, context, delete, false).await
+    }
+
+    async fn put_with(
+        &mut self,
+        key: &Key,
+        context: Option<&Context>,
+        delete: bool,
+        foreign: bool,
+    ) -> Option<Context> {
         self.written += 1;
         let value = (!delete).then(|| format!("s{}v{}", self.number, self.written));
         let put_id = PutId(self.random.random());
+        let (replaces, context_time) = context.map(decode).unwrap_or_default();
         let record = PutRecord {
             session: self.number,
             key: key.clone(),
             value: value.clone(),
             put_id,
-            context: context.map(|context| decode(context).0).unwrap_or_default(),
+            context: replaces,
+            foreign,
+            context_time,
             attempts: 1,
             ended_at: None,
             ending: Ending::Unknown,
@@ -325,7 +220,7 @@ impl Session {
         while matches!(&answer, Err(error) if error.outcome() == Outcome::Unknown)
             && self.random.random_bool(0.6)
         {
-            self.log.note(format!("s{} put {key} {what}: unknown, once more", self.number));
+            self.log.note_key(key, format!("s{} put {key} {what}: unknown, once more", self.number));
             lock(&self.history).puts[at].attempts += 1;
             answer = self.attempt(key, context, value.clone(), put_id, true).await;
         }
@@ -344,7 +239,7 @@ impl Session {
             }
             Err(error) => format!("{:?}: {error}", error.outcome()),
         };
-        self.log.note(format!("s{} put {key} {what}: {shown}", self.number));
+        self.log.note_key(key, format!("s{} put {key} {what}: {shown}", self.number));
         {
             let mut history = lock(&self.history);
             history.puts[at].ending = ending;

@@ -1,7 +1,8 @@
 //! Hosts: clocks, disks, addresses, and the nodes and clients on them.
 
 use std::{
-    net::SocketAddr,
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
@@ -22,7 +23,9 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
 use crate::{
-    disk::{Disk, Snapshot},
+    disk::Disk,
+    gate::{Gate, GatedRuntime},
+    log::Log,
     network::Network,
 };
 
@@ -39,47 +42,31 @@ pub struct Host {
     pub address: SocketAddr,
     /// Its disk.
     pub disk: Disk,
-    /// An old copy of its disk, once one was made.
-    pub backup: Option<Snapshot>,
     identity: Identity,
-    node: Option<Node>,
-    boot: u64,
+    process: Option<Process>,
     skew_ms: Arc<AtomicI64>,
 }
 
-/// What happened, line by line, in simulated time.
-#[derive(Clone)]
-pub struct Log {
-    lines: Arc<Mutex<Vec<String>>>,
-    start: Instant,
-}
-
-impl Log {
-    /// Notes `line` at the current time.
-    pub fn note(&self, line: impl AsRef<str>) {
-        let at = self.start.elapsed().as_micros();
-        let line = format!("{:>5}.{:06} {}", at / 1_000_000, at % 1_000_000, line.as_ref());
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-    }
-
-    /// All of it.
-    pub fn lines(&self) -> Vec<String> {
-        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
+struct Process {
+    node: Node,
+    gate: Gate,
 }
 
 /// A cluster and its surroundings.
 pub struct World {
     /// The network.
     pub network: Arc<Network>,
-    /// The hosts that run nodes.
+    /// The hosts that run nodes; those of clones come last.
     pub hosts: Vec<Host>,
     /// What happened.
     pub log: Log,
+    /// Sums of the counters of all nodes that have ended, by name.
+    counters: BTreeMap<String, u64>,
     authority: CertificateAuthority,
     random: StdRng,
     start: Instant,
     clients: u8,
+    moves: u8,
 }
 
 impl World {
@@ -94,17 +81,24 @@ impl World {
                 id,
                 address: SocketAddr::from(([10, 0, 0, number], 7400)),
                 disk: Disk::new(random.next_u64()),
-                backup: None,
                 identity: identity(&authority, &name),
-                node: None,
-                boot: 0,
+                process: None,
                 skew_ms: Arc::new(AtomicI64::new(0)),
             }
         });
         let hosts = hosts.collect();
         let start = Instant::now();
-        let log = Log { lines: Arc::default(), start };
-        World { network: Network::new(random.next_u64()), hosts, log, authority, random, start, clients: 0 }
+        World {
+            network: Network::new(random.next_u64()),
+            hosts,
+            log: Log::new(start),
+            counters: BTreeMap::new(),
+            authority,
+            random,
+            start,
+            clients: 0,
+            moves: 0,
+        }
     }
 
     /// Starts the node of host `index` on whatever its disk holds.
@@ -113,10 +107,12 @@ impl World {
         let seeds = self.hosts.iter().map(|host| host.address.to_string()).collect();
         let start = self.start;
         let host = &mut self.hosts[index];
-        host.boot += 1;
+        let gate = Gate::default();
+        let (storage, label) = host.disk.mount(gate.clone());
         let options = Options { quic_seed: Some(seed), ..Options::default() };
         let socket = self.network.bind(host.address);
-        let endpoint = Endpoint::with_socket(socket, Arc::new(TokioRuntime), host.identity.clone(), options)
+        let runtime = Arc::new(GatedRuntime(gate.clone()));
+        let endpoint = Endpoint::with_socket(socket, runtime, host.identity.clone(), options)
             .expect("a simulated socket binds");
         let skew_ms = host.skew_ms.clone();
         let wall_ms = move || {
@@ -128,20 +124,21 @@ impl World {
         let info = NodeInfo {
             id: host.id,
             address: host.address.to_string(),
-            boot: host.boot,
-            disk: seed,
+            boot: label.boots,
+            disk: label.id,
             version: "sim".into(),
         };
         let parts = Parts {
             endpoint,
-            storage: host.disk.mount(),
+            storage,
             env,
             info,
             seeds,
             hint_bytes_max: dynkv_node::HINT_BYTES_MAX,
         };
-        host.node = Some(Node::assemble(parts).expect("a disk holds what a node wrote"));
-        self.log.note(format!("{} starts, boot {}", host.id, host.boot));
+        let node = Node::assemble(parts).expect("a disk holds what a node wrote");
+        host.process = Some(Process { node, gate });
+        self.log.note(format!("{} starts at {}, boot {}", host.id, host.address, label.boots));
     }
 
     /// Starts every node and founds the cluster with all of them.
@@ -153,10 +150,10 @@ impl World {
             replicas,
             members: self.hosts.iter().map(|host| Member::new(host.id)).collect(),
         };
-        let first = self.hosts[0].node.as_ref().expect("just started");
+        let first = &self.hosts[0].process.as_ref().expect("just started").node;
         first.found(founding, Vec::new()).await.expect("a cluster is founded once");
         for host in &self.hosts {
-            let node = host.node.as_ref().expect("just started");
+            let node = &host.process.as_ref().expect("just started").node;
             tokio::time::timeout(Duration::from_secs(30), node.serving())
                 .await
                 .expect("a founded cluster serves within 30 s")
@@ -167,31 +164,96 @@ impl World {
 
     /// Whether the node of host `index` runs.
     pub fn is_up(&self, index: usize) -> bool {
-        self.hosts[index].node.is_some()
+        self.hosts[index].process.is_some()
+    }
+
+    /// Ends the process of host `index`, whatever it is doing.
+    fn end(&mut self, index: usize) {
+        let host = &mut self.hosts[index];
+        self.network.unbind(host.address);
+        if let Some(Process { node, gate }) = host.process.take() {
+            add_counters(&mut self.counters, &node);
+            // Its ghost may go on: nobody hears it, and its disk is another's.
+            gate.open();
+        }
     }
 
     /// The machine of host `index` loses power.
     pub fn crash(&mut self, index: usize) {
-        let host = &mut self.hosts[index];
-        self.network.unbind(host.address);
-        host.node = None;
-        let lost = host.disk.crash();
-        self.log.note(format!("{} loses power, {lost} unsynced batches with it", host.id));
+        self.end(index);
+        let lost = self.hosts[index].disk.crash();
+        self.log.note(format!("{} loses power, {lost} unsynced batches with it", self.hosts[index].id));
     }
 
     /// The process of host `index` is killed.
     pub fn kill(&mut self, index: usize) {
-        let host = &mut self.hosts[index];
-        self.network.unbind(host.address);
-        host.node = None;
-        host.disk.kill();
-        self.log.note(format!("{} is killed", host.id));
+        self.end(index);
+        self.hosts[index].disk.kill();
+        self.log.note(format!("{} at {} is killed", self.hosts[index].id, self.hosts[index].address));
+    }
+
+    /// Kills the process of host `index` and gives it another address.
+    pub fn relocate(&mut self, index: usize) {
+        self.kill(index);
+        self.moves += 1;
+        self.hosts[index].address = SocketAddr::from(([10, 0, 2, self.moves], 7400));
+        self.log.note(format!("{} moves to {}", self.hosts[index].id, self.hosts[index].address));
+    }
+
+    /// A second host with the id of host `index` and a copy of its disk. Returns its index.
+    pub fn duplicate(&mut self, index: usize) -> usize {
+        self.moves += 1;
+        let disk = Disk::new(self.random.next_u64());
+        let host = &self.hosts[index];
+        disk.restore(&host.disk.snapshot());
+        let double = Host {
+            id: host.id,
+            address: SocketAddr::from(([10, 0, 2, self.moves], 7400)),
+            disk,
+            identity: host.identity.clone(),
+            process: None,
+            skew_ms: host.skew_ms.clone(),
+        };
+        self.log.note(format!("the disk of {} is copied to {}", double.id, double.address));
+        self.hosts.push(double);
+        self.hosts.len() - 1
+    }
+
+    /// Lets the process of host `index` stand still, or go on.
+    pub fn set_paused(&self, index: usize, paused: bool) {
+        let Some(Process { gate, .. }) = &self.hosts[index].process else { return };
+        match paused {
+            true => gate.shut(),
+            false => gate.open(),
+        }
+        let now = if paused { "stands still" } else { "goes on" };
+        self.log.note(format!("{} {now}", self.hosts[index].id));
     }
 
     /// Sets the clock of host `index` forward or back, against the true time.
     pub fn set_skew(&self, index: usize, skew_ms: i64) {
         self.hosts[index].skew_ms.store(skew_ms, Ordering::Relaxed);
         self.log.note(format!("{}'s clock is off by {skew_ms} ms", self.hosts[index].id));
+    }
+
+    /// Counters of all nodes so far, those that have ended included, by their names in `dyn metrics`.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let mut counters = self.counters.clone();
+        for process in self.hosts.iter().filter_map(|host| host.process.as_ref()) {
+            add_counters(&mut counters, &process.node);
+        }
+        counters
+    }
+
+    /// A gauge of each running node.
+    pub fn gauges(&self, name: &str) -> Vec<(NodeId, u64)> {
+        let running = self.hosts.iter().filter_map(|host| Some((host.id, host.process.as_ref()?)));
+        running.map(|(id, process)| (id, number(&process.node.metrics(), name).unwrap_or_default())).collect()
+    }
+
+    /// Where the client lives that was made last.
+    pub fn latest_client(&self) -> IpAddr {
+        IpAddr::from([10, 0, 1, self.clients])
     }
 
     /// A client of its own host.
@@ -201,7 +263,7 @@ impl World {
             PeerName::client(CLUSTER, &format!("c{}", self.clients), Role::Admin).expect("a good name");
         let seed = self.random.random::<u64>();
         let options = Options { quic_seed: Some(seed), ..Options::default() };
-        let socket = self.network.bind(SocketAddr::from(([10, 0, 1, self.clients], 9000)));
+        let socket = self.network.bind(SocketAddr::new(self.latest_client(), 9000));
         let endpoint =
             Endpoint::with_socket(socket, Arc::new(TokioRuntime), identity(&self.authority, &name), options)
                 .expect("a simulated socket binds");
@@ -214,4 +276,20 @@ impl World {
 fn identity(authority: &CertificateAuthority, name: &PeerName) -> Identity {
     let issued = authority.issue(name, Validity::default()).expect("a good name");
     Identity::from_pem(authority.cert_pem(), &issued.cert_pem, &issued.key_pem).expect("just issued")
+}
+
+/// Adds what `node` has counted: lines like `dynkv_read_repairs_total 3`.
+fn add_counters(counters: &mut BTreeMap<String, u64>, node: &Node) {
+    for line in node.metrics().lines() {
+        if let Some((name, count)) = line.split_once("_total ")
+            && let (Some(name), Ok(count)) = (name.strip_prefix("dynkv_"), count.parse::<u64>())
+        {
+            *counters.entry(name.to_owned()).or_default() += count;
+        }
+    }
+}
+
+fn number(text: &str, name: &str) -> Option<u64> {
+    let value = |line: &str| line.strip_prefix("dynkv_")?.strip_prefix(name)?.strip_prefix(' ')?.parse().ok();
+    text.lines().find_map(value)
 }

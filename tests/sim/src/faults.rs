@@ -1,0 +1,230 @@
+//! Carrying out a plan's faults, and mending them.
+
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::{
+    disk::{Snapshot, Speed},
+    network::Weather,
+    plan::{Fault, Kind, Place, Plan, What},
+    report::Sightings,
+    world::World,
+};
+
+/// What is to be done at a time, to a fault by its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    End(usize),
+    Copy(usize),
+    Begin(usize),
+}
+
+/// Carries out a plan's faults.
+pub(crate) struct Nemesis<'a> {
+    faults: &'a [Fault],
+    nodes: usize,
+    /// Where the sessions' clients live.
+    clients: BTreeMap<usize, IpAddr>,
+    /// By the fault that needs or made them.
+    copies: BTreeMap<usize, Snapshot>,
+    doubles: BTreeMap<usize, usize>,
+    cuts: BTreeMap<usize, Vec<(IpAddr, IpAddr)>>,
+    pub(crate) seen: Sightings,
+}
+
+impl<'a> Nemesis<'a> {
+    pub(crate) fn new(plan: &'a Plan, clients: BTreeMap<usize, IpAddr>) -> Nemesis<'a> {
+        Nemesis {
+            faults: &plan.faults,
+            nodes: plan.nodes,
+            clients,
+            copies: BTreeMap::new(),
+            doubles: BTreeMap::new(),
+            cuts: BTreeMap::new(),
+            seen: Sightings::new(),
+        }
+    }
+
+    /// Works from `begin` until `until`; what has not ended by then is for [`heal`](Nemesis::heal).
+    pub(crate) async fn work(&mut self, world: &mut World, begin: Instant, until: Instant) {
+        let mut events: Vec<(u64, Event)> = Vec::new();
+        for (index, fault) in self.faults.iter().enumerate() {
+            if let What::Restore(_, age_ms) = fault.what {
+                events.push((fault.at_ms.saturating_sub(age_ms), Event::Copy(index)));
+            }
+            events.push((fault.at_ms, Event::Begin(index)));
+            events.push((fault.at_ms.saturating_add(fault.lasts_ms), Event::End(index)));
+        }
+        events.sort();
+        for (at_ms, event) in events {
+            let at = begin + Duration::from_millis(at_ms);
+            if at >= until {
+                break;
+            }
+            tokio::time::sleep_until(at).await;
+            match event {
+                Event::Copy(index) => self.copy(world, index),
+                Event::Begin(index) => self.begin(world, index),
+                Event::End(index) => self.end(world, index),
+            }
+        }
+        tokio::time::sleep_until(until).await;
+    }
+
+    fn sighted(&mut self, what: &str) {
+        *self.seen.entry(what.to_owned()).or_default() += 1;
+    }
+
+    fn copy(&mut self, world: &World, index: usize) {
+        if let What::Restore(node, _) = self.faults[index].what {
+            self.copies.insert(index, world.hosts[node].disk.snapshot());
+        }
+    }
+
+    fn begin(&mut self, world: &mut World, index: usize) {
+        let fault = &self.faults[index];
+        let kind = fault.what.kind();
+        let needs_process = matches!(kind, Kind::Kill | Kind::PowerLoss | Kind::Pause | Kind::Trouble);
+        match &fault.what {
+            What::Kill(node) | What::PowerLoss(node) | What::Pause(node) | What::Trouble(node, _)
+                if needs_process && !world.is_up(*node) =>
+            {
+                return;
+            }
+            What::Kill(node) => world.kill(*node),
+            What::PowerLoss(node) => world.crash(*node),
+            What::Blackout => {
+                for node in 0..self.nodes {
+                    if world.is_up(node) {
+                        world.crash(node);
+                    }
+                }
+            }
+            What::Pause(node) => world.set_paused(*node, true),
+            What::Cut(from, to) => {
+                let ends = (self.address(world, *from), self.address(world, *to));
+                self.cut(world, index, vec![ends]);
+            }
+            What::Split(side) => {
+                let address = |node: usize| world.hosts[node].address.ip();
+                let others = (0..self.nodes).filter(|node| !side.contains(node)).map(address);
+                let pairs = others
+                    .flat_map(|other| side.iter().map(move |node| (address(*node), other)))
+                    .flat_map(|(a, b)| [(a, b), (b, a)]);
+                let pairs = pairs.collect();
+                self.cut(world, index, pairs);
+            }
+            What::Storm(weather) => world.network.set_weather(*weather),
+            What::SlowNode(node, by_ms) => {
+                let host = &world.hosts[*node];
+                world.network.slow_down(host.address.ip(), Duration::from_millis(*by_ms));
+                host.disk.set_speed(slowed(100));
+            }
+            What::SlowDisk(node, factor) => world.hosts[*node].disk.set_speed(slowed(*factor)),
+            What::Trouble(node, trouble) => world.hosts[*node].disk.set_trouble(Some(*trouble)),
+            What::FullDisk(node) => world.hosts[*node].disk.set_full(true),
+            What::Clock(node, skew_ms) => world.set_skew(*node, *skew_ms),
+            What::Move(node) => world.relocate(*node),
+            What::Wipe(node) => {
+                world.kill(*node);
+                world.hosts[*node].disk.wipe();
+            }
+            What::Restore(node, _) => {
+                if let Some(copy) = self.copies.remove(&index) {
+                    world.kill(*node);
+                    world.hosts[*node].disk.restore(&copy);
+                }
+            }
+            What::Clone(node) => {
+                let double = world.duplicate(*node);
+                world.start(double);
+                self.doubles.insert(index, double);
+            }
+        }
+        world.log.note(format!("({})", fault.what));
+        self.sighted(kind.plural());
+    }
+
+    fn end(&mut self, world: &mut World, index: usize) {
+        let fault = &self.faults[index];
+        match &fault.what {
+            What::Kill(node)
+            | What::PowerLoss(node)
+            | What::Move(node)
+            | What::Wipe(node)
+            | What::Restore(node, _) => self.revive(world, *node),
+            What::Blackout => (0..self.nodes).for_each(|node| self.revive(world, node)),
+            What::Pause(node) => world.set_paused(*node, false),
+            What::Cut(..) | What::Split(_) => {
+                for (from, to) in self.cuts.remove(&index).unwrap_or_default() {
+                    world.network.mend(from, to);
+                }
+            }
+            What::Storm(_) => world.network.set_weather(Weather::FAIR),
+            What::SlowNode(node, _) => {
+                let host = &world.hosts[*node];
+                world.network.slow_down(host.address.ip(), Duration::ZERO);
+                host.disk.set_speed(Speed::USUAL);
+            }
+            What::SlowDisk(node, _) => world.hosts[*node].disk.set_speed(Speed::USUAL),
+            What::Trouble(node, _) => world.hosts[*node].disk.set_trouble(None),
+            What::FullDisk(node) => world.hosts[*node].disk.set_full(false),
+            What::Clock(node, _) => world.set_skew(*node, 0),
+            What::Clone(_) => {
+                if let Some(double) = self.doubles.remove(&index) {
+                    world.kill(double);
+                }
+            }
+        }
+        world.log.note(format!("(over: {})", fault.what));
+    }
+
+    fn address(&self, world: &World, place: Place) -> IpAddr {
+        match place {
+            Place::Node(node) => world.hosts[node].address.ip(),
+            // A session that was left out of the plan is at no address that anybody has.
+            Place::Session(number) => {
+                self.clients.get(&number).copied().unwrap_or(IpAddr::from([0, 0, 0, 0]))
+            }
+        }
+    }
+
+    fn cut(&mut self, world: &World, index: usize, pairs: Vec<(IpAddr, IpAddr)>) {
+        pairs.iter().for_each(|(from, to)| world.network.cut(*from, *to));
+        self.cuts.insert(index, pairs);
+    }
+
+    fn revive(&mut self, world: &mut World, node: usize) {
+        if !world.is_up(node) {
+            world.start(node);
+            self.sighted("restarts");
+        }
+    }
+
+    /// Ends all faults. With `restart` every process is a new one afterwards, otherwise those go on that can.
+    pub(crate) fn heal(&mut self, world: &mut World, restart: bool) {
+        world.log.note("all faults end");
+        world.network.clear();
+        for double in std::mem::take(&mut self.doubles).into_values() {
+            world.kill(double);
+        }
+        for node in 0..self.nodes {
+            let disk = &world.hosts[node].disk;
+            disk.set_speed(Speed::USUAL);
+            disk.set_full(false);
+            disk.set_trouble(None);
+            world.set_paused(node, false);
+            if restart && world.is_up(node) {
+                world.kill(node);
+            }
+            if !world.is_up(node) {
+                world.start(node);
+            }
+        }
+    }
+}
+
+fn slowed(factor: u32) -> Speed {
+    Speed { commit: Speed::USUAL.commit * factor, sync: Speed::USUAL.sync * factor }
+}

@@ -1,0 +1,143 @@
+//! After all faults are over: everything becomes readable, equal and quiet, within bounds.
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use dynkv_client::Client;
+use dynkv_ring::{NodeId, Position};
+use tokio::time::Instant;
+
+use crate::{
+    checker::Violation,
+    history::{GetRecord, History, Key, lock},
+    replicas,
+    run::REPLICAS,
+    workload::Session,
+    world::World,
+};
+
+/// Within this time after all faults are over every key can be read from all its homes.
+const READABLE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Within this time after all faults are over every hint has found its target.
+const DELIVERED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Within this time after the reads of a round nodes have written back what they found behind: stragglers are waited for
+/// two seconds.
+const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
+
+/// What the last reads saw.
+pub(crate) struct Last {
+    /// One read of each key, from all homes.
+    pub(crate) gets: Vec<GetRecord>,
+    /// Repairs made by the reads of the first round.
+    pub(crate) repairs: u64,
+}
+
+/// Reads every key from all homes, twice: afterwards the homes must be equal, and the second round must have had nothing
+/// to repair.
+pub(crate) async fn read_all(
+    world: &mut World,
+    nodes: usize,
+    keys: &[Key],
+    seed: u64,
+) -> Result<Last, Violation> {
+    let client = world.client(Duration::from_secs(10)).await;
+    let history = Arc::new(Mutex::new(History::default()));
+    let mut session = Session::new(99, client.clone(), Vec::new(), history.clone(), world.log.clone(), seed);
+    let mut repairs = Vec::new();
+    hints_are_delivered(world).await?;
+    for _ in 0..2 {
+        let before = count_repairs(world);
+        for key in keys {
+            read_until_answered(&mut session, key).await?;
+        }
+        tokio::time::sleep(REPAIRED_WITHIN).await;
+        repairs.push(count_repairs(world) - before);
+    }
+    homes_are_equal(world, nodes, &client, keys)?;
+    if repairs[1] > 0 {
+        return Err(Violation {
+            promise: "after healing and one read of each key there is nothing to repair",
+            key: None,
+            what: format!("{} repairs in the second round", repairs[1]),
+        });
+    }
+    nothing_is_left_behind(world)?;
+    let gets = std::mem::take(&mut lock(&history).gets);
+    Ok(Last { gets: gets.into_iter().skip(keys.len()).collect(), repairs: repairs[0] })
+}
+
+/// Without any traffic.
+async fn hints_are_delivered(world: &World) -> Result<(), Violation> {
+    let begun = Instant::now();
+    loop {
+        let Some((node, left)) = world.gauges("hints").into_iter().find(|(_, count)| *count > 0) else {
+            return Ok(());
+        };
+        if begun.elapsed() >= DELIVERED_WITHIN {
+            return Err(Violation {
+                promise: "after healing every hint finds its target",
+                key: None,
+                what: format!("{node} still keeps {left} after {DELIVERED_WITHIN:?}"),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+async fn read_until_answered(session: &mut Session, key: &Key) -> Result<(), Violation> {
+    let begun = Instant::now();
+    while session.get(key, Some(REPLICAS)).await.is_none() {
+        if begun.elapsed() >= READABLE_WITHIN {
+            return Err(Violation {
+                promise: "after healing every key can be read",
+                key: Some(key.clone()),
+                what: format!("not within {READABLE_WITHIN:?}"),
+            });
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
+
+/// Read repairs made by all nodes so far.
+fn count_repairs(world: &World) -> u64 {
+    world.counters().get("read_repairs").copied().unwrap_or_default()
+}
+
+fn homes_are_equal(world: &World, nodes: usize, client: &Client, keys: &[Key]) -> Result<(), Violation> {
+    let mut records = replicas::all(world, nodes);
+    let view = client.view();
+    for key in keys {
+        let held = records.remove(&(key.bucket.name().into(), key.name.clone())).unwrap_or_default();
+        let partition =
+            Position::of(key.bucket.name(), key.name.as_bytes()).partition(view.ring().partitions());
+        let homes: BTreeSet<NodeId> = view.ring().homes(partition).iter().copied().collect();
+        let held: Vec<_> = held.iter().filter(|replica| homes.contains(&replica.node)).collect();
+        let same = held.windows(2).all(|pair| pair[0].state == pair[1].state);
+        if !held.is_empty() && (held.len() != homes.len() || !same) {
+            return Err(Violation {
+                promise: "after healing and one read the replicas of a key are equal",
+                key: Some(key.clone()),
+                what: format!("{} of {} homes have it, equal: {same}", held.len(), homes.len()),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is counted as under way for ever.
+fn nothing_is_left_behind(world: &World) -> Result<(), Violation> {
+    match world.gauges("requests_in_flight").into_iter().find(|(_, count)| *count > 0) {
+        Some((node, count)) => Err(Violation {
+            promise: "every request ends",
+            key: None,
+            what: format!("{node} counts {count} as under way when nobody asks for anything"),
+        }),
+        None => Ok(()),
+    }
+}

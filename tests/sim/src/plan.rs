@@ -1,0 +1,456 @@
+//! What a run will be, as data: drawn from a seed or written by hand, and cut down when it fails.
+
+use std::{fmt, time::Duration};
+
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+use crate::{
+    buckets::Bucket,
+    disk::{Operation, Trouble},
+    history::Key,
+    network::{Latency, Weather},
+    workload::Step,
+};
+
+/// Everything about a run. The same plan gives the same run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// For all that is too small to be planned: the fates of datagrams, certificates, what crashes lose.
+    pub seed: u64,
+    /// Nodes of the cluster, three of them homes of each key.
+    pub nodes: usize,
+    /// Whether every bucket that can writes to two disks: needed when a disk may be lost.
+    pub two_disks: bool,
+    /// Keys that every random session works on.
+    pub keys: Vec<Key>,
+    /// Who works.
+    pub sessions: Vec<SessionPlan>,
+    /// How long they work and faults happen.
+    pub duration_ms: u64,
+    /// What goes wrong.
+    pub faults: Vec<Fault>,
+}
+
+/// One client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionPlan {
+    /// Its number, which stays when others are left out.
+    pub number: usize,
+    /// For its choices.
+    pub seed: u64,
+    /// How long it waits for an answer before the outcome is unknown.
+    pub timeout_ms: u64,
+    /// What it does.
+    pub work: Work,
+}
+
+/// What a session does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Anything, to the plan's keys and to keys of its own.
+    Random,
+    /// This.
+    Steps(Vec<Step>),
+}
+
+/// Something that goes wrong for a while. Each is whole in itself: leaving one out leaves no other half done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// When, since the work began.
+    pub at_ms: u64,
+    /// How long until it is mended.
+    pub lasts_ms: u64,
+    /// What.
+    pub what: What,
+}
+
+/// What goes wrong. Nodes are meant by their index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A process is killed; its disk keeps all that was committed.
+    Kill(usize),
+    /// A machine loses power; its disk keeps what was synced, and perhaps more.
+    PowerLoss(usize),
+    /// Every machine loses power at the same moment.
+    Blackout,
+    /// A process stands still (see [`crate::gate`]).
+    Pause(usize),
+    /// Nothing gets through from one to the other.
+    Cut(Place, Place),
+    /// Nothing gets through between the nodes listed and the other nodes; clients reach them all.
+    Split(Vec<usize>),
+    /// Loss, doubling and long delays.
+    Storm(Weather),
+    /// Datagrams from and to a node take longer by so many milliseconds, and its disk a hundred times as long.
+    SlowNode(usize, u64),
+    /// A disk takes so many times as long.
+    SlowDisk(usize, u32),
+    /// Operations of a disk fail.
+    Trouble(usize, Trouble),
+    /// A disk has no room.
+    FullDisk(usize),
+    /// A clock is off by so many milliseconds.
+    Clock(usize, i64),
+    /// A node comes back at another address.
+    Move(usize),
+    /// A node comes back with an empty disk.
+    Wipe(usize),
+    /// A node comes back with a copy of its disk that is so many milliseconds old.
+    Restore(usize, u64),
+    /// A second process runs on a copy of a node's disk, at another address.
+    Clone(usize),
+}
+
+/// An end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// A node, by its index.
+    Node(usize),
+    /// A client, by the number of its session.
+    Session(usize),
+}
+
+/// A kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[expect(missing_docs, reason = "each is a variant of `What`")]
+pub enum Kind {
+    Kill,
+    PowerLoss,
+    Blackout,
+    Pause,
+    Cut,
+    Split,
+    Storm,
+    SlowNode,
+    SlowDisk,
+    Trouble,
+    FullDisk,
+    Clock,
+    Move,
+    Wipe,
+    Restore,
+    Clone,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 16] = [
+        Kind::Kill,
+        Kind::PowerLoss,
+        Kind::Blackout,
+        Kind::Pause,
+        Kind::Cut,
+        Kind::Split,
+        Kind::Storm,
+        Kind::SlowNode,
+        Kind::SlowDisk,
+        Kind::Trouble,
+        Kind::FullDisk,
+        Kind::Clock,
+        Kind::Move,
+        Kind::Wipe,
+        Kind::Restore,
+        Kind::Clone,
+    ];
+
+    /// Whether it costs a disk, of which a run may lose one.
+    pub fn loses_disk(self) -> bool {
+        matches!(self, Kind::Wipe | Kind::Restore | Kind::Clone)
+    }
+
+    /// What it is called in a summary.
+    pub fn plural(self) -> &'static str {
+        match self {
+            Kind::Kill => "kills",
+            Kind::PowerLoss => "power losses",
+            Kind::Blackout => "blackouts",
+            Kind::Pause => "pauses",
+            Kind::Cut => "cuts",
+            Kind::Split => "splits",
+            Kind::Storm => "storms",
+            Kind::SlowNode => "slow nodes",
+            Kind::SlowDisk => "slow disks",
+            Kind::Trouble => "failing disks",
+            Kind::FullDisk => "full disks",
+            Kind::Clock => "clock jumps",
+            Kind::Move => "moves",
+            Kind::Wipe => "wiped disks",
+            Kind::Restore => "restored disks",
+            Kind::Clone => "cloned disks",
+        }
+    }
+}
+
+impl What {
+    /// Its kind.
+    pub fn kind(&self) -> Kind {
+        match self {
+            What::Kill(_) => Kind::Kill,
+            What::PowerLoss(_) => Kind::PowerLoss,
+            What::Blackout => Kind::Blackout,
+            What::Pause(_) => Kind::Pause,
+            What::Cut(..) => Kind::Cut,
+            What::Split(_) => Kind::Split,
+            What::Storm(_) => Kind::Storm,
+            What::SlowNode(..) => Kind::SlowNode,
+            What::SlowDisk(..) => Kind::SlowDisk,
+            What::Trouble(..) => Kind::Trouble,
+            What::FullDisk(_) => Kind::FullDisk,
+            What::Clock(..) => Kind::Clock,
+            What::Move(_) => Kind::Move,
+            What::Wipe(_) => Kind::Wipe,
+            What::Restore(..) => Kind::Restore,
+            What::Clone(_) => Kind::Clone,
+        }
+    }
+}
+
+impl Plan {
+    /// The plan of `seed`, with some of all kinds of faults.
+    pub fn draw(seed: u64) -> Plan {
+        let mut random = StdRng::seed_from_u64(seed);
+        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| random.random_bool(0.35)).collect();
+        Plan::draw_with(seed, &kinds)
+    }
+
+    /// The plan of `seed`, with faults of these kinds only.
+    pub fn draw_with(seed: u64, kinds: &[Kind]) -> Plan {
+        let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
+        let nodes = random.random_range(3..=5);
+        let session_count = random.random_range(2..=5);
+        let duration_ms = random.random_range(10_000..40_000);
+        let mut plan = Plan {
+            seed,
+            nodes,
+            two_disks: kinds.iter().any(|kind| kind.loses_disk()),
+            keys: draw_keys(&mut random),
+            sessions: (0..session_count).map(|number| SessionPlan::draw(number, &mut random)).collect(),
+            duration_ms,
+            faults: Vec::new(),
+        };
+        plan.draw_faults(&mut random, kinds);
+        plan
+    }
+
+    fn draw_faults(&mut self, random: &mut StdRng, kinds: &[Kind]) {
+        let mut kinds = kinds.to_vec();
+        // Half of the runs are quick to mend, half let faults pile up.
+        let lasts_ms_max = if random.random_bool(0.5) { 3_000 } else { 10_000 };
+        let mut at_ms = 0;
+        while !kinds.is_empty() {
+            at_ms += random.random_range(200..3000);
+            if at_ms >= self.duration_ms {
+                break;
+            }
+            let kind = kinds[random.random_range(0..kinds.len())];
+            if kind.loses_disk() {
+                kinds.retain(|kind| !kind.loses_disk());
+            }
+            let lasts_ms = match kind {
+                // Longer than idle timeouts and retry windows, now and then.
+                Kind::Pause => {
+                    let most = if random.random_bool(0.3) { 60_000 } else { 6_000 };
+                    random.random_range(500..most)
+                }
+                _ => random.random_range(100..lasts_ms_max),
+            };
+            let what = draw_what(kind, random, self.nodes, self.sessions.len(), at_ms);
+            self.faults.push(Fault { at_ms, lasts_ms, what });
+        }
+    }
+
+    /// The work's length.
+    pub fn duration(&self) -> Duration {
+        Duration::from_millis(self.duration_ms)
+    }
+
+    /// Buckets in use.
+    pub fn buckets(&self) -> Vec<Bucket> {
+        let own = Bucket::OWN.into_iter().filter(|_| !self.sessions.is_empty());
+        let mut buckets: Vec<Bucket> = self.all_keys().iter().map(|key| key.bucket).chain(own).collect();
+        buckets.sort();
+        buckets.dedup();
+        buckets
+    }
+
+    /// The keys of random sessions' own.
+    pub fn own_keys(number: usize) -> Vec<Key> {
+        let own = |bucket| Key { bucket, name: format!("own{number}"), owner: Some(number) };
+        Bucket::OWN.into_iter().map(own).collect()
+    }
+
+    /// Every key that somebody may write.
+    pub fn all_keys(&self) -> Vec<Key> {
+        let mut keys = self.keys.clone();
+        for session in &self.sessions {
+            match &session.work {
+                Work::Random => keys.extend(Plan::own_keys(session.number)),
+                Work::Steps(steps) => keys.extend(steps.iter().map(|step| step.key.clone())),
+            }
+        }
+        keys.sort();
+        keys.dedup();
+        keys
+    }
+
+    /// Whether machines lose power.
+    pub fn loses_power(&self) -> bool {
+        self.has(|kind| matches!(kind, Kind::PowerLoss | Kind::Blackout))
+    }
+
+    /// Whether a disk is lost.
+    pub fn loses_disk(&self) -> bool {
+        self.has(Kind::loses_disk)
+    }
+
+    fn has(&self, wanted: impl Fn(Kind) -> bool) -> bool {
+        self.faults.iter().any(|fault| wanted(fault.what.kind()))
+    }
+}
+
+impl SessionPlan {
+    fn draw(number: usize, random: &mut StdRng) -> SessionPlan {
+        let timeout_ms = if random.random_bool(0.7) { 5_000 } else { random.random_range(200..10_000) };
+        SessionPlan { number, seed: random.random(), timeout_ms, work: Work::Random }
+    }
+}
+
+fn draw_keys(random: &mut StdRng) -> Vec<Key> {
+    let mut buckets = Bucket::ALL.to_vec();
+    while buckets.len() > 3 {
+        buckets.swap_remove(random.random_range(0..buckets.len()));
+    }
+    let mut keys = Vec::new();
+    for bucket in buckets {
+        for number in 0..random.random_range(1..=3) {
+            keys.push(Key::shared(bucket, &format!("k{number}")));
+        }
+    }
+    keys
+}
+
+fn draw_what(kind: Kind, random: &mut StdRng, nodes: usize, sessions: usize, at_ms: u64) -> What {
+    let node = random.random_range(0..nodes);
+    match kind {
+        Kind::Kill => What::Kill(node),
+        Kind::PowerLoss => What::PowerLoss(node),
+        Kind::Blackout => What::Blackout,
+        Kind::Pause => What::Pause(node),
+        Kind::Cut => {
+            let other = match random.random_range(0..3) {
+                0 => Place::Session(random.random_range(0..sessions)),
+                _ => Place::Node((node + random.random_range(1..nodes)) % nodes),
+            };
+            match random.random_bool(0.5) {
+                true => What::Cut(Place::Node(node), other),
+                false => What::Cut(other, Place::Node(node)),
+            }
+        }
+        Kind::Split => {
+            let side: Vec<usize> = (0..nodes).filter(|_| random.random_bool(0.4)).collect();
+            What::Split(if side.is_empty() { vec![node] } else { side })
+        }
+        Kind::Storm => What::Storm(draw_weather(random)),
+        Kind::SlowNode => What::SlowNode(node, random.random_range(2..500)),
+        Kind::SlowDisk => What::SlowDisk(node, random.random_range(2..=400)),
+        Kind::Trouble => {
+            let operation = if random.random_bool(0.7) { Operation::Write } else { Operation::Read };
+            let times = if random.random_bool(0.5) { 1 } else { u32::MAX };
+            What::Trouble(node, Trouble { operation, after: random.random_range(0..20), times })
+        }
+        Kind::FullDisk => What::FullDisk(node),
+        Kind::Clock => What::Clock(node, random.random_range(-30_000..30_000)),
+        Kind::Move => What::Move(node),
+        Kind::Wipe => What::Wipe(node),
+        Kind::Restore => What::Restore(node, random.random_range(0..=at_ms)),
+        Kind::Clone => What::Clone(node),
+    }
+}
+
+fn draw_weather(random: &mut StdRng) -> Weather {
+    let latency = if random.random_bool(0.5) {
+        Latency::Uniform {
+            min: Duration::from_micros(100),
+            max: Duration::from_millis(random.random_range(1..200)),
+        }
+    } else {
+        Latency::LongTail { typical: Duration::from_micros(random.random_range(100..5_000)) }
+    };
+    Weather { latency, lost_percent: random.random_range(0..20), doubled_percent: random.random_range(0..10) }
+}
+
+fn node(index: usize) -> String {
+    format!("n{}", index + 1)
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Place::Node(index) => f.write_str(&node(*index)),
+            Place::Session(number) => write!(f, "client s{number}"),
+        }
+    }
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            What::Kill(index) => write!(f, "{} is killed", node(*index)),
+            What::PowerLoss(index) => write!(f, "{} loses power", node(*index)),
+            What::Blackout => f.write_str("all nodes lose power"),
+            What::Pause(index) => write!(f, "{} stands still", node(*index)),
+            What::Cut(from, to) => write!(f, "nothing gets from {from} to {to}"),
+            What::Split(side) => {
+                let side: Vec<String> = side.iter().map(|index| node(*index)).collect();
+                write!(f, "{} cut off from the other nodes", side.join(" and "))
+            }
+            What::Storm(weather) => write!(f, "{weather}"),
+            What::SlowNode(index, by_ms) => write!(f, "{} is slow by {by_ms} ms", node(*index)),
+            What::SlowDisk(index, factor) => {
+                write!(f, "the disk of {} takes {factor} times as long", node(*index))
+            }
+            What::Trouble(index, Trouble { operation, after, times }) => {
+                let times = if *times == u32::MAX { "all".to_owned() } else { times.to_string() };
+                write!(f, "the disk of {} fails {times} {operation}s after {after}", node(*index))
+            }
+            What::FullDisk(index) => write!(f, "the disk of {} is full", node(*index)),
+            What::Clock(index, skew_ms) => write!(f, "the clock of {} is off by {skew_ms} ms", node(*index)),
+            What::Move(index) => write!(f, "{} moves to another address", node(*index)),
+            What::Wipe(index) => write!(f, "{} loses its disk and gets an empty one", node(*index)),
+            What::Restore(index, age_ms) => {
+                write!(f, "{} gets a copy of its disk that is {age_ms} ms old", node(*index))
+            }
+            What::Clone(index) => {
+                write!(f, "a second process runs on a copy of the disk of {}", node(*index))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at {} ms for {} ms: {}", self.at_ms, self.lasts_ms, self.what)
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
+        writeln!(
+            f,
+            "seed {}: {} nodes, {} ms, keys {}{}",
+            self.seed,
+            self.nodes,
+            self.duration_ms,
+            keys.join(" "),
+            if self.two_disks { ", every write to two disks" } else { "" }
+        )?;
+        for SessionPlan { number, timeout_ms, work, .. } in &self.sessions {
+            match work {
+                Work::Random => writeln!(f, "  s{number} does anything, waits {timeout_ms} ms for answers")?,
+                Work::Steps(steps) => writeln!(f, "  s{number} takes {} steps", steps.len())?,
+            }
+        }
+        self.faults.iter().try_for_each(|fault| writeln!(f, "  {fault}"))
+    }
+}

@@ -1,0 +1,73 @@
+//! What the replicas hold, read off their disks.
+
+use std::{collections::BTreeMap, fmt};
+
+use dynkv_node::storage::Space;
+use dynkv_proto::{Actor, State};
+use dynkv_ring::NodeId;
+
+use crate::{history::Key, world::World};
+
+/// Where the state begins in a record (`docs/storage.md`).
+const STATE_AT: usize = 25;
+
+/// One replica's record of one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replica {
+    /// Whose.
+    pub node: NodeId,
+    /// Under whom the node mints for the key; (0, 0) for nobody.
+    pub local_actor: Actor,
+    /// What it holds.
+    pub state: State,
+}
+
+impl fmt::Display for Replica {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} [", self.node)?;
+        for (at, (dot, version)) in self.state.siblings().iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            let value = match version.tombstone {
+                true => "deleted".into(),
+                false => String::from_utf8_lossy(&version.value),
+            };
+            write!(f, "{comma}{value} = {dot} of {}", version.time)?;
+        }
+        write!(f, "] knows {}, mints as {}", self.state.context(), self.local_actor)
+    }
+}
+
+/// The record of `key` on every host of the first `nodes`, where there is one.
+pub fn of_key(world: &World, nodes: usize, key: &Key) -> Vec<Replica> {
+    all(world, nodes).remove(&(key.bucket.name().to_owned(), key.name.clone())).unwrap_or_default()
+}
+
+/// All records of the first `nodes` hosts, by bucket and key, in the order of the hosts.
+pub fn all(world: &World, nodes: usize) -> BTreeMap<(String, String), Vec<Replica>> {
+    let mut found: BTreeMap<_, Vec<Replica>> = BTreeMap::new();
+    for host in world.hosts.iter().take(nodes) {
+        for (key, record) in host.disk.content(Space::Records) {
+            let (name, record) = (split(&key), decode(host.id, &record));
+            let (Some(name), Some(record)) = (name, record) else {
+                panic!("the disk of {} holds a record that is none", host.id);
+            };
+            found.entry(name).or_default().push(record);
+        }
+    }
+    found
+}
+
+/// A record's key: partition (u16), length of the bucket's name (u8), the name, the key.
+fn split(key: &[u8]) -> Option<(String, String)> {
+    let (len, rest) = key.get(2..)?.split_first()?;
+    let (bucket, name) = rest.split_at_checked(usize::from(*len))?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Some((text(bucket), text(name)))
+}
+
+fn decode(node: NodeId, record: &bytes::Bytes) -> Option<Replica> {
+    let number = |at: usize| record.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes);
+    let local_actor = Actor(number(1)?, number(9)?);
+    let state = State::decode(record.slice(STATE_AT.min(record.len())..)).ok()?;
+    Some(Replica { node, local_actor, state })
+}
