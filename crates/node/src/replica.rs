@@ -280,7 +280,9 @@ impl Replica {
             Box::new(move |result| {
                 match &result {
                     Ok(()) => {
-                        replica.kept(delta);
+                        if let Some(delta) = delta {
+                            delta.committed();
+                        }
                         replica.remember(vec![(put_id, dot)]);
                     }
                     Err(_) => replica.renew_actor(),

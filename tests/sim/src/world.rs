@@ -128,14 +128,7 @@ impl World {
             disk: label.id,
             version: "sim".into(),
         };
-        let parts = Parts {
-            endpoint,
-            storage,
-            env,
-            info,
-            seeds,
-            hint_bytes_max: dynkv_node::HINT_BYTES_MAX,
-        };
+        let parts = Parts { endpoint, storage, env, info, seeds, hint_bytes_max: dynkv_node::HINT_BYTES_MAX };
         let node = Node::assemble(parts).expect("a disk holds what a node wrote");
         host.process = Some(Process { node, gate });
         self.log.note(format!("{} starts at {}, boot {}", host.id, host.address, label.boots));

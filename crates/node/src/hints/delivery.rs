@@ -39,6 +39,9 @@ pub(crate) async fn run(node: Arc<Shared>) {
             () = node.replica.hints.wake.notified() => {}
             _ = ticks.tick() => {}
         }
+        if let Err(error) = node.replica.hints.recount_if_stale() {
+            tracing::debug!(%error, "the hints could not be counted again");
+        }
         for target in node.replica.hints.totals().into_keys() {
             if targets.insert(target) {
                 let node = &node;

@@ -17,7 +17,7 @@ use std::{
     ops::ControlFlow,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -50,13 +50,38 @@ pub(crate) struct Totals {
     pub(crate) bytes: u64,
 }
 
-/// A change of the totals, to be [counted](Hints::count) once it is committed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A change of the totals that a transaction will make, from before it is committed until its outcome is known. One that is
+/// dropped instead of [counted](Delta::committed) may or may not be on disk: the store is counted again then.
 #[must_use]
 pub(crate) struct Delta {
+    store: Arc<Hints>,
     target: NodeId,
     hints: i64,
     bytes: i64,
+    committed: bool,
+}
+
+impl Delta {
+    fn new(store: &Arc<Hints>, target: NodeId, hints: i64, bytes: i64) -> Delta {
+        store.writes_under_way.fetch_add(1, Ordering::SeqCst);
+        Delta { store: store.clone(), target, hints, bytes, committed: false }
+    }
+
+    /// Makes it part of the totals.
+    pub(crate) fn committed(mut self) {
+        self.store.count(self.target, self.hints, self.bytes);
+        self.committed = true;
+    }
+}
+
+impl Drop for Delta {
+    fn drop(&mut self) {
+        if !self.committed {
+            self.store.stale.store(true, Ordering::SeqCst);
+        }
+        self.store.writes.fetch_add(1, Ordering::SeqCst);
+        self.store.writes_under_way.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 /// A hint's place in the order of delivery.
@@ -73,6 +98,11 @@ pub(crate) struct Hints {
     storage: Arc<dyn Storage>,
     metrics: Arc<Metrics>,
     book: Mutex<BTreeMap<NodeId, Totals>>,
+    /// Whether a write failed, so that the book may be wrong.
+    stale: AtomicBool,
+    /// Writes whose outcome is not known yet, and those that had one.
+    writes_under_way: AtomicU64,
+    writes: AtomicU64,
     next_sequence: AtomicU64,
     pub(crate) limit_bytes: u64,
     /// Told when there is a first hint for some target, or when an operator wants them delivered now.
@@ -88,12 +118,38 @@ impl Hints {
         metrics: Arc<Metrics>,
         limit_bytes: u64,
     ) -> Result<Hints, StorageError> {
-        let mut book: BTreeMap<NodeId, Totals> = BTreeMap::new();
+        let hints = Hints {
+            storage,
+            metrics,
+            book: Mutex::default(),
+            stale: AtomicBool::new(true),
+            writes_under_way: AtomicU64::new(0),
+            writes: AtomicU64::new(0),
+            next_sequence: AtomicU64::new(1),
+            limit_bytes,
+            wake: Notify::new(),
+            outcomes: Mutex::default(),
+        };
+        hints.recount_if_stale()?;
+        Ok(hints)
+    }
+
+    /// Counts what is stored, if the book may be wrong. Only while nothing is written, for a write that is not counted yet
+    /// may be seen or not; it is tried again later then.
+    pub(crate) fn recount_if_stale(&self) -> Result<(), StorageError> {
+        if !self.stale.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let writes = self.writes.load(Ordering::SeqCst);
+        if self.writes_under_way.load(Ordering::SeqCst) > 0 {
+            return Ok(());
+        }
+        let mut counted: BTreeMap<NodeId, Totals> = BTreeMap::new();
         let (mut next_sequence, mut unreadable) = (1, 0);
-        storage.scan(Space::Hints, TURNS, &[], &mut |key, value| {
+        self.storage.scan(Space::Hints, TURNS, &[], &mut |key, value| {
             match parse_turn_key(&key).and_then(|key| Ok((key, Turn::decode(value)?))) {
                 Ok(((target, sequence), turn)) => {
-                    let totals = book.entry(target).or_default();
+                    let totals = counted.entry(target).or_default();
                     totals.hints += 1;
                     totals.bytes += u64::from(turn.bytes);
                     next_sequence = next_sequence.max(sequence.saturating_add(1));
@@ -102,24 +158,24 @@ impl Hints {
             }
             ControlFlow::Continue(())
         })?;
+        let mut book = self.book();
+        let quiet =
+            self.writes_under_way.load(Ordering::SeqCst) == 0 && self.writes.load(Ordering::SeqCst) == writes;
+        if !quiet {
+            return Ok(());
+        }
         if unreadable > 0 {
             tracing::error!(
                 unreadable,
                 "hints cannot be read and will not be delivered: reads will repair their keys"
             );
-            metrics.hints_damaged.inc_by(unreadable);
+            self.metrics.hints_damaged.inc_by(unreadable);
         }
-        let hints = Hints {
-            storage,
-            metrics,
-            book: Mutex::new(book),
-            next_sequence: AtomicU64::new(next_sequence),
-            limit_bytes,
-            wake: Notify::new(),
-            outcomes: Mutex::default(),
-        };
-        hints.gauge(&hints.book());
-        Ok(hints)
+        self.next_sequence.fetch_max(next_sequence, Ordering::SeqCst);
+        self.gauge(&counted);
+        *book = counted;
+        self.stale.store(false, Ordering::SeqCst);
+        Ok(())
     }
 
     fn book(&self) -> MutexGuard<'_, BTreeMap<NodeId, Totals>> {
@@ -153,7 +209,7 @@ impl Hints {
 
     /// Writes `record` as the hint for `target`, in place of `before`.
     fn put(
-        &self,
+        self: &Arc<Self>,
         tx: &mut Transaction<'_>,
         record_key: &[u8],
         target: NodeId,
@@ -177,18 +233,17 @@ impl Hints {
         let turn = Turn { bytes: bytes as u32, since_ms, hint_key: key.clone() };
         tx.put(Space::Hints, turn_key(&target, sequence), turn.encode());
         tx.put(Space::Hints, key, Hint { sequence, since_ms, record }.encode());
-        Ok(Delta { target, hints: i64::from(before.is_none()), bytes: bytes - old_bytes })
+        Ok(Delta::new(self, target, i64::from(before.is_none()), bytes - old_bytes))
     }
 
-    /// Makes a committed change part of the totals.
-    fn count(&self, delta: Delta) {
+    fn count(&self, target: NodeId, hints: i64, bytes: i64) {
         let mut book = self.book();
-        let totals = book.entry(delta.target).or_default();
+        let totals = book.entry(target).or_default();
         let first = totals.hints == 0;
-        totals.hints = totals.hints.saturating_add_signed(delta.hints);
-        totals.bytes = totals.bytes.saturating_add_signed(delta.bytes);
+        totals.hints = totals.hints.saturating_add_signed(hints);
+        totals.bytes = totals.bytes.saturating_add_signed(bytes);
         if totals.hints == 0 {
-            book.remove(&delta.target);
+            book.remove(&target);
         }
         self.gauge(&book);
         drop(book);
@@ -261,9 +316,10 @@ impl Hints {
             }
             tx.delete(Space::Hints, hint_key(&record_key, &target));
             tx.delete(Space::Hints, turn_key(&target, sequence));
+            let delta = Delta::new(&hints, target, -1, -(bytes as i64));
             Box::new(move |result| {
                 if result.is_ok() {
-                    hints.count(Delta { target, hints: -1, bytes: -(bytes as i64) });
+                    delta.committed();
                 }
                 done(result.map(|()| true));
             })

@@ -89,8 +89,8 @@ impl Replica {
         }
     }
 
-    /// Writes what [`Replica::find`] found and somebody has changed. What it returns is to be [kept](Replica::kept)
-    /// once it is committed.
+    /// Writes what [`Replica::find`] found and somebody has changed. What it returns is to be
+    /// [counted](Delta::committed) once it is committed.
     pub(crate) fn keep(
         &self,
         tx: &mut Transaction<'_>,
@@ -110,13 +110,6 @@ impl Replica {
                 let now_ms = self.env.wall_ms();
                 self.hints.put(tx, &record_key, target, found.hint.as_ref(), record, now_ms).map(Some)
             }
-        }
-    }
-
-    /// Counts what [`Replica::keep`] wrote.
-    pub(crate) fn kept(&self, delta: Option<Delta>) {
-        if let Some(delta) = delta {
-            self.hints.count(delta);
         }
     }
 
@@ -154,7 +147,9 @@ impl Replica {
             Box::new(move |result| {
                 match &result {
                     Ok(()) => {
-                        replica.kept(delta);
+                        if let Some(delta) = delta {
+                            delta.committed();
+                        }
                         replica.metrics.hints_kept.inc();
                         replica.remember(new_puts);
                     }
