@@ -178,7 +178,8 @@ message! {
         keys: Vec<Blob>,
         /// Where the next page begins: after this key. `None`: the partition is done.
         next: Option<Blob>,
-        /// Whether enough replicas answered that no acknowledged write can be missing.
+        /// Whether enough homes answered that no write can be missing that `w` homes had acknowledged. What is still kept as a
+        /// hint for them may be.
         complete: bool,
         /// Digest of the responder's membership history.
         view: Digest,
