@@ -23,7 +23,7 @@ fuzz_target!(|data: &[u8]| {
         9 => one::<ReplicaPut>(data),
         10 => one::<ReplicaListReply>(data),
         11 => one::<PutSeenReply>(data),
-        12 => one::<Exchange>(data),
+        12 => one::<Gossip>(data),
         _ => one::<Failure>(data),
     }
 });

@@ -169,14 +169,16 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
         }
     }
 
-    /// Takes a message in. `from` is who sent it, as the transport knows.
+    /// Takes a message in. `from` is who sent it, as the transport knows: this node's own id, if another run of it did.
     pub fn handle(&mut self, from: N, message: Message<N, P::Message>, now: Duration) -> Effects<N, P> {
         self.counters.messages_received += 1;
-        if from == self.me || self.removed.contains(&from) {
+        if self.removed.contains(&from) {
             self.counters.messages_ignored += 1;
             return Vec::new();
         }
-        self.peers.add(&from, &self.config, now);
+        if from != self.me {
+            self.peers.add(&from, &self.config, now);
+        }
         self.hear(&message.heartbeats, now);
         if message.step > 0
             && let Some(peer) = self.peers.get_mut(&from)
@@ -234,6 +236,12 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
             return Err(SetStateError::TooManyNodes { nodes_max: self.config.nodes_max });
         }
         Ok(())
+    }
+
+    /// What this node said last.
+    #[must_use]
+    pub fn said(&self) -> &[u8] {
+        &self.said
     }
 
     /// The state by which another run of this node's id [supersedes](Effect::Superseded) this one.

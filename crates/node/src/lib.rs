@@ -2,7 +2,7 @@
 //!
 //! A request's way, by file names: `server` takes it off a connection; `coordinator` counts answers and decides, or forwards;
 //! `replica` reads, unites and mints on every home; `storage` keeps the records. `cluster` is what the node knows of the
-//! membership, `exchange` how that travels, `peers` the connections to the others.
+//! membership, `gossip` how that travels and who is suspected to be down, `peers` the connections to the others.
 //!
 //! # What this crate does not do
 //!
@@ -14,7 +14,7 @@ mod cluster;
 mod coordinator;
 mod data_dir;
 mod env;
-mod exchange;
+mod gossip;
 mod key;
 mod metrics;
 mod node;

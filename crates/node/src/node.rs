@@ -22,7 +22,7 @@ use crate::{
     cluster::{Cluster, LoadError, NotServing},
     data_dir::{DataDir, DataDirError},
     env::Env,
-    exchange,
+    gossip::{self, Gossiper},
     metrics::Metrics,
     peers::Peers,
     propose,
@@ -131,12 +131,17 @@ pub struct Node {
     tasks: Tasks,
 }
 
-/// Tasks that end with the node, also with one that is dropped: it would go on serving unseen.
-struct Tasks([JoinHandle<()>; 2]);
+/// Tasks that end with the node, also with one that is dropped: it would go on serving unseen, or speak in the name of the
+/// one that is started after it.
+struct Tasks {
+    gossip: Arc<Gossiper>,
+    handles: [JoinHandle<()>; 4],
+}
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
+        self.gossip.stop();
+        self.handles.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -205,10 +210,12 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let name = endpoint.identity().name().cluster().to_owned();
         let cluster = Arc::new(Cluster::load(storage.clone(), name, info)?);
+        let gossip = Arc::new(Gossiper::new(cluster.clone(), env.clone(), metrics.clone()));
         let shared = Arc::new(Shared {
-            peers: Peers::new(endpoint.clone(), cluster.clone()),
+            peers: Peers::new(endpoint.clone(), cluster.clone(), gossip.clone(), metrics.clone()),
             replica: Replica::new(storage, env.clone(), metrics.clone()),
             cluster,
+            gossip,
             metrics,
             env,
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
@@ -219,8 +226,14 @@ impl Node {
             let (endpoint, server) = (endpoint.clone(), Arc::new(Server(shared.clone())));
             tokio::spawn(async move { endpoint.serve(server).await })
         };
-        let exchange = tokio::spawn(exchange::run(shared.clone(), seeds));
-        Ok(Node { shared, endpoint, tasks: Tasks([serve, exchange]) })
+        let handles = [
+            serve,
+            tokio::spawn(gossip::run_rounds(shared.clone())),
+            tokio::spawn(gossip::ask_seeds(shared.clone(), seeds)),
+            tokio::spawn(gossip::keep_up(shared.clone())),
+        ];
+        let tasks = Tasks { gossip: shared.gossip.clone(), handles };
+        Ok(Node { shared, endpoint, tasks })
     }
 
     /// Its id.
@@ -255,14 +268,15 @@ impl Node {
     /// have been tried.
     ///
     /// # Errors
-    /// [`NotServing::NotMember`] when the cluster was founded without it.
+    /// [`NotServing::NotMember`] when the cluster was founded without it, [`NotServing::Duplicate`] when another process
+    /// has its place.
     pub async fn serving(&self) -> Result<(), NotServing> {
         let mut changed = self.shared.cluster.subscribe();
         loop {
             match self.shared.cluster.serving(&self.shared.cluster.view()) {
                 Ok(()) => break,
-                Err(refused @ NotServing::NotMember { .. }) => return Err(refused),
                 Err(NotServing::NotFounded { .. }) => {}
+                Err(refused) => return Err(refused),
             }
             // The sender lives in `shared`: this ends only with a change.
             if changed.changed().await.is_err() {
@@ -280,6 +294,7 @@ impl Node {
     /// on disk. Another node may use the port and the data directory when this returns.
     pub async fn shutdown(self) {
         let Node { shared, endpoint, tasks } = self;
+        shared.gossip.stop();
         // From here on new requests are refused as overloaded; those under way end or run into their deadline.
         let idle = timeout(DRAIN, shared.requests.acquire_many(REQUESTS_MAX as u32)).await;
         if idle.is_err() {

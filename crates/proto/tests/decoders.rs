@@ -71,8 +71,8 @@ fn decode_all(kind: u16, bytes: &Bytes) {
     one::<ReplicaListReply>(bytes);
     one::<PutSeen>(bytes);
     one::<PutSeenReply>(bytes);
-    one::<Exchange>(bytes);
-    one::<ExchangeReply>(bytes);
+    one::<Gossip>(bytes);
+    one::<GossipReply>(bytes);
     one::<Failure>(bytes);
     let _ = State::decode(bytes.clone());
     let _ = State::digest(bytes);

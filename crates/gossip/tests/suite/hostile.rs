@@ -166,6 +166,7 @@ fn refusals_are_counted() {
     node.handle(1, message((1..=40).map(|id| state(id, 5)).collect()), Duration::ZERO);
     assert_eq!((node.states().len(), node.counters().states_refused), (20, 1 + 21));
     assert_eq!(node.set_state(vec![0; 51]), Err(SetStateError::TooLong { len: 51, bytes_max: 50 }));
-    node.handle(0, message(vec![]), Duration::ZERO);
+    node.remove(1);
+    node.handle(1, message(vec![]), Duration::ZERO);
     assert_eq!(node.counters().messages_ignored, 1);
 }
