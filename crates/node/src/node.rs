@@ -13,7 +13,7 @@ use dynkv_proto::{Failure, NodeInfo};
 use dynkv_ring::{Change, Founding, NodeId};
 use thiserror::Error;
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -257,6 +257,17 @@ impl Node {
     /// The [`Failure`] says why; a cluster is founded once.
     pub async fn found(&self, founding: Founding, nodes: Vec<NodeInfo>) -> Result<(), Failure> {
         propose::propose(&self.shared, Change::Found(founding), nodes).await.map(drop)
+    }
+
+    /// Whether another node is up, in this one's opinion: a connection to it stands, and the failure detector does not suspect
+    /// it.
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.shared.peers.is_up(node)
+    }
+
+    /// Changes whenever some other node has come up.
+    pub fn watch_up(&self) -> watch::Receiver<u64> {
+        self.shared.peers.watch_up()
     }
 
     /// Whether the cluster this node belongs to has been founded, as far as it knows.

@@ -318,11 +318,7 @@ impl Peers {
     }
 
     /// Changes whenever some peer has come up.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for the delivery of hints, which is being built beside this")
-    )]
-    pub(crate) fn subscribe_up(&self) -> watch::Receiver<u64> {
+    pub(crate) fn watch_up(&self) -> watch::Receiver<u64> {
         self.came_up.subscribe()
     }
 
@@ -421,10 +417,6 @@ impl Peers {
     }
 
     /// Whether `node` is up, as far as this node can tell: a connection stands, and the failure detector does not suspect it.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "for sloppy quorums, which are being built beside this")
-    )]
     pub(crate) fn is_up(&self, node: NodeId) -> bool {
         self.peer(node).is_up()
     }

@@ -37,7 +37,7 @@ impl Handler for Server {
             kinds::PUT => coordinate::<Put>(node, frame, responder),
             kinds::LIST => coordinate::<List>(node, frame, responder),
             kinds::VIEW => {
-                inline(frame, responder, |request: View| Ok((view(node, request.view), Bytes::new())))
+                inline(frame, responder, |request: View| Ok((view(node, request.view), Bytes::new())));
             }
             kinds::STATUS => inline(frame, responder, |_: Status| Ok((status(node), Bytes::new()))),
             kinds::METRICS => inline(frame, responder, |_: Metrics| {

@@ -460,6 +460,7 @@ message! {
 
 array! {
     /// What a node has to carry, roughly: the others are told of great changes only.
+    #[derive(Default)]
     pub NodeLoad {
         /// Records on its disk, tombstones included.
         records: u64,
@@ -469,12 +470,6 @@ array! {
         hints: u64,
         /// Age of the oldest of them in seconds; `None` without hints.
         oldest_hint_s: Option<u64>,
-    }
-}
-
-impl Default for NodeLoad {
-    fn default() -> NodeLoad {
-        NodeLoad { records: 0, disk_bytes: 0, hints: 0, oldest_hint_s: None }
     }
 }
 

@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn what_is_no_entry_is_not_taken() {
         let mut bytes = encode(&message()).to_vec();
-        assert_eq!(decode(&[&bytes[..], &[0]].concat()).unwrap_err().to_string().contains("left over"), true);
+        assert!(decode(&[&bytes[..], &[0]].concat()).unwrap_err().to_string().contains("left over"));
         // The issuer's id of the first entry: 'n1' becomes a text that is no id.
         let at = bytes.windows(3).position(|window| window == b"\x02n1").expect("an issuer");
         bytes[at + 1] = b'!';
