@@ -6,7 +6,7 @@ use dynkv_gossip::Stamp;
 
 /// A run that has been in touch with the cluster for so long, and hears of another run of its id only then, was there
 /// first. Long enough to have heard of any other that was there before: those who know of one tell in the first exchange.
-pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(10);
+pub(super) const SETTLED_AFTER: Duration = Duration::from_secs(5);
 
 /// Two runs that are both too young to reject each other take turns no faster than this.
 pub(super) const OUTBID_EVERY: Duration = Duration::from_secs(1);
@@ -97,11 +97,11 @@ mod tests {
     fn the_rules() {
         // At its start a run takes what it hears of for its predecessor: restarted, wiped, restored, moved, or cloned.
         check(None, None, None, 0, Verdict::Outbid);
-        check(Some(0), None, None, 9, Verdict::Outbid);
+        check(Some(0), None, None, 4, Verdict::Outbid);
         // However long it has run, as long as nobody could have told it.
         check(None, None, None, 1000, Verdict::Outbid);
         // One that has been there takes it for a newcomer.
-        check(Some(5), None, None, 15, Verdict::Reject);
+        check(Some(5), None, None, 10, Verdict::Reject);
         // A predecessor's quarrel with somebody else is none of its business.
         check(None, None, Some(5), 0, Verdict::Outbid);
         check(Some(0), None, Some(5), 60, Verdict::Reject);
