@@ -274,14 +274,15 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
     }
 
     /// Makes a node known that has not been heard of: it will be drawn for exchanges, and watched. `bytes` is what is
-    /// known about it, from an operator or from earlier days; whatever the node says itself replaces it.
+    /// known about it, from an operator (`boot` is 0 then) or from earlier days, by a run with the counter `boot`. It
+    /// travels as [hearsay](Incarnation::is_hearsay): whatever a run of that counter or a later one says replaces it.
     ///
     /// Nothing happens if something is known about it already, or if there is no room.
-    pub fn introduce(&mut self, id: N, bytes: Vec<u8>, now: Duration) {
+    pub fn introduce(&mut self, id: N, boot: u64, bytes: Vec<u8>, now: Duration) {
         let bytes_max = self.config.state_bytes_max.min(NodeState::BYTES_MAX);
         let wanted = id != self.me && !self.removed.contains(&id) && bytes.len() <= bytes_max;
         if wanted && self.states.get(&id).is_none() {
-            let incarnation = Incarnation { boot: 0, nonce: 0 };
+            let incarnation = Incarnation { boot, nonce: 0 };
             let stamp = Stamp { incarnation, version: 0, rejects: None };
             if self.states.insert(id.clone(), NodeState { stamp, bytes }).is_ok() {
                 self.peers.add(&id, &self.config, now);

@@ -19,8 +19,16 @@ use crate::Versioned;
 pub struct Incarnation {
     /// How many times the node has been started, or a greater number.
     pub boot: u64,
-    /// A random number of this run.
+    /// A random number of this run; not 0.
     pub nonce: u64,
+}
+
+impl Incarnation {
+    /// Whether no run says so itself, but others say it of the node: see [`Gossip::introduce`](crate::Gossip::introduce).
+    #[must_use]
+    pub fn is_hearsay(self) -> bool {
+        self.nonce == 0
+    }
 }
 
 impl From<(u64, u64)> for Incarnation {

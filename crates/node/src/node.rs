@@ -301,6 +301,21 @@ impl Node {
         Ok(())
     }
 
+    /// Waits until the node serves nothing any more because another process has its place: perhaps for ever. It goes on
+    /// saying so until it is stopped.
+    pub async fn refused(&self) -> NotServing {
+        let mut changed = self.shared.cluster.subscribe();
+        loop {
+            if let Some(reason) = self.shared.cluster.refused() {
+                return reason.clone();
+            }
+            // The sender lives in `shared`: this ends only with a change.
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Stops: takes no more requests, waits a bounded time for those under way, and closes the store, with everything in it
     /// on disk. Another node may use the port and the data directory when this returns.
     pub async fn shutdown(self) {

@@ -154,20 +154,21 @@ impl Peers {
         let started = Instant::now();
         let allowed = deadline.saturating_duration_since(started);
         let answer = connection.call(class, frame, allowed).await;
+        let ended = Instant::now();
         match &answer {
-            Ok(_) => self.answered(&peer),
+            Ok(_) => self.answered(&peer, ended),
             Err(error) => self.unanswered(&peer, error, allowed),
         }
         match answer {
             Ok(frame) if frame.kind == kinds::FAILURE => Err(PeerError::Refused(frame.message()?)),
             Ok(frame) => {
                 if class == Class::Foreground {
-                    peer.observe_latency(started.elapsed());
+                    peer.observe_latency(ended - started);
                 }
                 Ok(frame)
             }
             Err(error) => {
-                peer.observe_latency(started.elapsed());
+                peer.observe_latency(ended - started);
                 peer.state().last_error = error.to_string();
                 Err(error.into())
             }
@@ -236,8 +237,7 @@ impl Peers {
                 let address = Some(info.address);
                 *state = PeerState { connection: self.kept(&connection), address, ..PeerState::default() };
                 drop(state);
-                peer.failing.store(true, Ordering::Relaxed);
-                self.answered(peer);
+                self.connected(peer);
                 Ok(connection)
             }
             Err(error) => {
@@ -255,13 +255,20 @@ impl Peers {
 
     /// The peer has answered. On the path of every request: the failure detector is told at once only if it has had
     /// reason for suspicion, otherwise by the next [review](Peers::review).
-    fn answered(&self, peer: &Peer) {
-        let now = self.gossip.now();
-        peer.answered_us.store(now.as_micros() as u64, Ordering::Relaxed);
-        if peer.failing.swap(false, Ordering::Relaxed) {
-            self.gossip.call_succeeded(peer.id, now);
+    fn answered(&self, peer: &Peer, at: Instant) {
+        let at = self.gossip.time_of(at);
+        peer.answered_us.store(at.as_micros() as u64, Ordering::Relaxed);
+        if peer.failing.load(Ordering::Relaxed) {
+            peer.failing.store(false, Ordering::Relaxed);
+            self.gossip.call_succeeded(peer.id, at);
             self.review_one(peer);
         }
+    }
+
+    /// A connection stands, which takes packets in both directions.
+    fn connected(&self, peer: &Peer) {
+        self.gossip.call_succeeded(peer.id, self.gossip.now());
+        self.review_one(peer);
     }
 
     /// A call had no answer.
@@ -404,8 +411,7 @@ impl Peers {
                 let mut state = peer.state();
                 *state = PeerState { connection: self.kept(&connection), ..PeerState::default() };
                 drop(state);
-                peer.failing.store(true, Ordering::Relaxed);
-                self.answered(&peer);
+                self.connected(&peer);
             }
         }
         Ok((id, Some(connection)))

@@ -17,7 +17,7 @@ fn node(id: u32) -> Node {
 fn only_eligible_nodes_are_drawn() {
     let mut one = node(1);
     for id in 2..30 {
-        one.introduce(id, Vec::new(), Duration::ZERO);
+        one.introduce(id, 0, Vec::new(), Duration::ZERO);
     }
     let mut drawn = std::collections::BTreeSet::new();
     let mut count = 0u64;
@@ -53,8 +53,8 @@ fn what_others_say_of_a_node_holds_until_it_speaks() {
             message = next;
         }
     };
-    one.introduce(3, b"as the operator says".to_vec(), now);
-    one.introduce(1, b"nobody knows it better".to_vec(), now);
+    one.introduce(3, 0, b"as the operator says".to_vec(), now);
+    one.introduce(1, 0, b"nobody knows it better".to_vec(), now);
     talk(1, &mut one, 2, &mut two);
     assert_eq!(two.state(&3).unwrap().bytes, b"as the operator says");
     assert_eq!(two.state(&1).unwrap().bytes, [1]);
@@ -66,6 +66,23 @@ fn what_others_say_of_a_node_holds_until_it_speaks() {
         assert_eq!(node.state(&3).unwrap().bytes, [3]);
     }
     // Too late.
-    one.introduce(3, b"as the operator says".to_vec(), now);
+    one.introduce(3, 0, b"as the operator says".to_vec(), now);
     assert_eq!(one.state(&3).unwrap().bytes, [3]);
+}
+
+#[test]
+fn hearsay_of_a_later_run_than_this_one_is_outbid() {
+    let (mut one, mut two) = (node(1), node(2));
+    one.introduce(2, 7, b"before its disk was lost".to_vec(), Duration::ZERO);
+    let message = one.open();
+    let effects = two.handle(1, message, Duration::ZERO);
+    assert!(
+        effects
+            .iter()
+            .any(|effect| matches!(effect, Effect::Superseded { by } if by.incarnation.is_hearsay()))
+    );
+    assert_eq!(two.outbid(false), Some(Incarnation { boot: 7, nonce: 0 }));
+    one.handle(2, two.open(), Duration::ZERO);
+    assert_eq!(one.state(&2).unwrap().bytes, [2]);
+    assert_eq!(one.state(&2).unwrap().stamp.incarnation, Incarnation { boot: 8, nonce: 2 });
 }

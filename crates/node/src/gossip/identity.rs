@@ -55,6 +55,10 @@ impl Identity {
         if self.outbid.is_some_and(|at| now.saturating_sub(at) < OUTBID_EVERY) {
             return Verdict::Later;
         }
+        if other.incarnation.is_hearsay() {
+            // An address book of earlier days: nobody to quarrel with.
+            return Verdict::Outbid;
+        }
         let settled = self.contact.is_some_and(|at| now.saturating_sub(at) >= SETTLED_AFTER);
         if settled { Verdict::Reject } else { Verdict::Outbid }
     }
@@ -108,6 +112,11 @@ mod tests {
         // Told to stop, it stops, whoever it thinks it is.
         check(None, None, Some(ME), 0, Verdict::Refuse);
         check(Some(0), Some(60), Some(ME), 60, Verdict::Refuse);
+        // What a node remembers that comes back after long is no run.
+        let hearsay = Stamp { incarnation: Incarnation { boot: 9, nonce: 0 }, version: 0, rejects: None };
+        let mut settled = Identity::new(ME);
+        settled.contacted(seconds(0));
+        assert_eq!(settled.judge(hearsay, seconds(60)), Verdict::Outbid);
         // Turns are taken once a second.
         check(Some(0), Some(60), None, 60, Verdict::Later);
         check(Some(0), Some(60), None, 61, Verdict::Reject);

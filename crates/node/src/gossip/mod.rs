@@ -79,7 +79,8 @@ pub(crate) struct Opinion {
 impl Gossiper {
     pub(crate) fn new(cluster: Arc<Cluster>, env: Arc<Env>, metrics: Arc<Metrics>) -> Gossiper {
         let NodeInfo { id, address, boot, disk, version } = cluster.me.clone();
-        let nonce = env.random();
+        // 0 is nobody's.
+        let nonce = env.random().max(1);
         let said = Announcement { address, disk, version, load: NodeLoad::default() };
         let mut entries = GrowSet::new();
         for entry in cluster.view().history.entries() {
@@ -109,7 +110,11 @@ impl Gossiper {
 
     /// Time since the node's start, which is what gossip goes by.
     pub(crate) fn now(&self) -> Duration {
-        self.started.elapsed()
+        self.time_of(Instant::now())
+    }
+
+    pub(crate) fn time_of(&self, instant: Instant) -> Duration {
+        instant.saturating_duration_since(self.started)
     }
 
     /// From here on nothing is said, and nothing heard has any effect: what is still under way must not speak in the
@@ -126,9 +131,9 @@ impl Gossiper {
     pub(crate) fn introduce(&self, infos: Vec<NodeInfo>) {
         let now = self.now();
         let mut inner = self.lock();
-        for NodeInfo { id, address, disk, version, .. } in infos {
+        for NodeInfo { id, address, disk, version, boot } in infos {
             let known = Announcement { address, disk, version, load: NodeLoad::default() };
-            inner.gossip.introduce(id, wire::encode_announcement(&known), now);
+            inner.gossip.introduce(id, boot, wire::encode_announcement(&known), now);
         }
     }
 
@@ -262,7 +267,7 @@ impl Gossiper {
         let now = self.now();
         let inner = self.lock();
         let Some(detector) = inner.gossip.detector(&node) else { return Opinion::default() };
-        let state = inner.gossip.state(&node).filter(|state| state.stamp.incarnation.boot > 0);
+        let state = inner.gossip.state(&node).filter(|state| !state.stamp.incarnation.is_hearsay());
         Opinion {
             suspected: detector.is_suspect(now),
             phi: detector.phi(now),
@@ -311,7 +316,7 @@ impl Inner {
                     metrics.identity_conflicts.inc();
                     tracing::warn!(
                         node = %id, %rejected, %by,
-                        "two processes have run under one node id; the one that came later is told to stop"
+                        "a node has heard of another run of itself that it did not expect, and tells it to stop if it is alive: look for a copied disk, or a certificate used twice"
                     );
                 }
                 // Effects that a later version of the crate adds concern those who ask for them.
@@ -343,10 +348,10 @@ impl Inner {
                     metrics.identity_conflicts.inc();
                     tracing::warn!(
                         %node, elsewhere = %address, rejected = %other.incarnation,
-                        "another process runs with the certificate of this node; it came later and is told to stop"
+                        "another run of this node was heard of that came later, and is told to stop if it is alive: look for a copied disk, or a certificate used twice"
                     );
                 } else {
-                    tracing::info!(%node, before = %other.incarnation, "others know an earlier start of this node with a greater count");
+                    tracing::info!(%node, before = %other.incarnation, "others know an earlier run of this node by a greater boot counter");
                 }
                 self.identity.outbid(now);
                 if self.gossip.outbid(reject).is_some() {

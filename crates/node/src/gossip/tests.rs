@@ -267,3 +267,30 @@ fn numbers_are_rounded_down_to_three_bits() {
     let rounded = [0, 1, 7, 8, 9, 15, 16, 19, 20, 1000, u64::MAX].map(rough);
     assert_eq!(rounded, [0, 1, 7, 8, 8, 14, 16, 16, 20, 896, 7 << 61]);
 }
+
+/// A history at its limit arrives in bounded messages.
+#[tokio::test(start_paused = true)]
+async fn a_full_history_travels_in_pieces() {
+    let (full, empty) = (start("n1", 1, "a:1", 1), start("n2", 1, "b:1", 2));
+    for time in 0..History::MAX_ENTRIES as u64 {
+        let change = Change::Other { kind: 300, payload: time.to_be_bytes().to_vec() };
+        full.gossiper.carry(Entry::new(time, id("n1"), change).expect("short"));
+    }
+    let (mut exchanges, mut longest) = (0, 0);
+    let count = |run: &Run| run.gossiper.lock().gossip.payload().0.len();
+    while count(&empty) < History::MAX_ENTRIES {
+        exchanges += 1;
+        let mut message = empty.gossiper.open();
+        while let Some(answer) = full.gossiper.handle(empty.id(), &message).expect("it can be read") {
+            longest = longest.max(answer.len()).max(message.len());
+            let next = empty.gossiper.handle(full.id(), &answer).expect("it can be read");
+            let Some(next) = next else { break };
+            message = next;
+        }
+        assert!(exchanges < 100, "{} entries have arrived", count(&empty));
+    }
+    assert!(longest < 1024 * 1024, "{longest} bytes");
+    let digest = |run: &Run| run.gossiper.lock().gossip.payload().0.digest();
+    assert_eq!(digest(&empty), digest(&full));
+    println!("{exchanges} exchanges, messages of up to {longest} bytes");
+}
