@@ -259,7 +259,10 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
     pub fn outbid(&mut self, reject: bool) -> Option<Incarnation> {
         let other = self.superseded_by()?.incarnation;
         self.incarnation.boot = other.boot.checked_add(1)?;
-        self.rejects = reject.then_some(other);
+        if reject {
+            // One at a time; until then the last one stays named, for it may not have heard of it yet.
+            self.rejects = Some(other);
+        }
         if self.version > 0 {
             // The key is there, so there is room.
             let _ = self.say();
