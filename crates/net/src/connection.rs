@@ -79,14 +79,8 @@ impl Connection {
         };
         let (foreground, background) = (start(foreground), start(background));
         let frame_bytes_max = options.frame_bytes_max;
-        let inner = Arc::new(Inner {
-            quinn,
-            remote,
-            peer: Arc::new(peer),
-            foreground,
-            background,
-            frame_bytes_max,
-        });
+        let inner =
+            Arc::new(Inner { quinn, remote, peer: Arc::new(peer), foreground, background, frame_bytes_max });
         tokio::spawn(watch(Arc::downgrade(&inner), options.idle_timeout()));
         Connection(inner)
     }
