@@ -31,7 +31,7 @@ pub enum AnswerError<E> {
 impl Tree {
     /// Answers a request of another side's [`Comparison`](crate::Comparison); `store` has this tree's entries.
     ///
-    /// Whatever is asked, it computes at most 8,192 sums, or does 128 reads of 1,537 entries together, and keeps
+    /// Whatever is asked, it computes at most 8,192 sums, or does 128 reads of 2,049 entries together, and keeps
     /// nothing. A request may be answered twice, late, or out of order.
     ///
     /// # Errors

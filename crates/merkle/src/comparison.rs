@@ -18,23 +18,26 @@ pub struct Difference {
     pub there: Option<u128>,
 }
 
-/// The comparison of one span with another side, by the side that has begun it. It asks, the other [answers](Tree::answer),
-/// and this one learns all differences, both ways; what is done about them, and whether the other is told, is the
-/// caller's business.
+/// The comparison of one span with another side, by the side that has begun it: it asks, the other
+/// [answers](Tree::answer), and this one learns all differences, in both directions. What is done about them, and whether
+/// the other side is told, is the caller's business.
 ///
-/// Have [`next_request`](Comparison::next_request) carried to the other side as often as you want requests under way; hand the replies
-/// to [`handle`](Comparison::handle) in any order. When [`is_done`](Comparison::is_done), it is done.
+/// Have [`next_request`](Comparison::next_request) carried to the other side, as often as you want requests under way, and
+/// hand the replies to [`handle`](Comparison::handle) in any order, until it [is done](Comparison::is_done). A request that was lost
+/// may be sent again. The comparison may be dropped at any time: what it has reported is right without the rest.
 ///
-/// Both sides may go on changing meanwhile, also be rebuilt with another depth. A position that neither side touches from
-/// the beginning to the end is reported if and only if it differs, and as it is. One that is touched may be reported as it was, or
-/// not.
+/// # Changes meanwhile
 ///
-/// A lost request may be sent again, or the comparison be dropped at any time: what it has reported is right without the rest.
+/// Both sides may go on changing, also be rebuilt with another depth. A position that neither side changes from the
+/// beginning to the end is reported if and only if the sides differ there, and as it is. One that is changed may be
+/// reported as it was, or not.
 ///
-/// # Memory
+/// # Memory, and liars
 ///
-/// Beside what a caller makes of differences: 36 KiB for each request under way, and at most 16 KiB for each level below
-/// the root and request under way, since the deepest nodes are asked for first.
+/// At most 68 KiB for each request under way, and 16 KiB more for each level of the descent, since the deepest nodes are
+/// asked for first; nothing for differences, which are handed out as they are found. A side that lies can
+/// make up differences, as many as it cares to send; set a limit to how many you take. It cannot keep this side busy for
+/// long without sending as much itself.
 ///
 /// # Examples
 ///
@@ -137,7 +140,7 @@ impl Comparison {
         Ok(Some(Request { id, span: self.span, salt: self.salt, ask }))
     }
 
-    /// Takes in the reply to a request, and appends the differences that it tells of, in no order, at most 1,536.
+    /// Takes in the reply to a request, and appends the differences that it tells of, in no order, at most 2,048.
     ///
     /// # Errors
     ///
@@ -301,4 +304,59 @@ fn run(queue: &VecDeque<u32>) -> impl Iterator<Item = u32> {
 /// request and reply to get to the leaves.
 fn step(rest: u8, most: usize) -> u8 {
     rest.div_ceil(2).max(rest.saturating_sub(ROUND)).min(most.ilog2() as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    /// However much differs, what waits to be asked for is bounded by what is under way, not by the tree.
+    #[test]
+    fn what_waits_is_bounded_by_what_is_under_way() {
+        const UNDER_WAY: usize = 2;
+        let depth = 17;
+        let store = |digest| (0..1u128 << depth).map(|leaf| (leaf << (128 - depth), digest)).collect();
+        let (mine, yours): (BTreeMap<u128, u128>, BTreeMap<u128, u128>) = (store(1), store(2));
+        let tree = |store: &BTreeMap<u128, u128>| {
+            let entries = store.iter().map(|(&position, &digest)| crate::Entry { position, digest });
+            Tree::from_entries(Span::ALL, depth as u8, entries).unwrap()
+        };
+        let (here, there) = (tree(&mine), tree(&yours));
+        let mut comparison = Comparison::new(&here, depth as u8, 1, 1);
+        let (mut found, mut count, mut requests) = (Vec::new(), 0, VecDeque::new());
+        while !comparison.is_done() {
+            while requests.len() < UNDER_WAY {
+                let Some(request) = comparison.next_request(&here, &mine).unwrap() else { break };
+                requests.push_back(request);
+            }
+            let reply = there.answer(&requests.pop_front().unwrap(), &yours).unwrap();
+            comparison.handle(&here, &reply, &mut found).unwrap();
+            count += found.len();
+            found.clear();
+            let waiting = comparison.nodes.values().map(VecDeque::len).sum::<usize>();
+            assert!(comparison.nodes.values().all(|queue| queue.len() <= UNDER_WAY * SUMS_MAX));
+            assert!(waiting <= 3 * UNDER_WAY * SUMS_MAX, "{waiting}");
+            assert!(comparison.rests.len() <= UNDER_WAY);
+        }
+        assert_eq!(count, 1 << depth);
+    }
+
+    #[test]
+    fn steps_meet_half_way_and_reach_the_leaves() {
+        // Levels left, sums for each parent; the step.
+        for (rest, most, expected) in [
+            (22, 4096, 12),
+            (25, 4096, 12),
+            (16, 4096, 8),
+            (9, 4096, 5),
+            (10, 32, 5),
+            (7, 32, 4),
+            (1, 32, 1),
+            (14, 64, 6),
+        ] {
+            assert_eq!(step(rest, most), expected, "{rest} {most}");
+        }
+    }
 }

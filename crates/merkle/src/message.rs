@@ -10,7 +10,7 @@ pub(crate) const FINGERPRINTS_MAX: usize = 1024;
 /// Leaves in a request; each is a read of its own for the responder.
 pub(crate) const LEAVES_MAX: usize = 128;
 /// Entries of the responder in a reply.
-pub(crate) const FOUND_MAX: usize = 512;
+pub(crate) const FOUND_MAX: usize = 1024;
 
 /// What the initiator of a [`Comparison`](crate::Comparison) asks: answer it with [`Tree::answer`](crate::Tree::answer).
 ///
