@@ -97,6 +97,8 @@ mod answer;
 mod codec;
 mod comparison;
 mod entries;
+#[cfg(test)]
+mod forged;
 mod hash;
 mod listing;
 mod message;
