@@ -23,6 +23,7 @@ use crate::{
     env::Env,
     key::Key,
     metrics::Metrics,
+    planted::{self, Bug},
     put_ids::{Denied, PutIds},
     record::{Record, bucket_prefix},
     storage::{Apply, Done, Durability, Space, Storage, StorageError},
@@ -284,7 +285,7 @@ impl Replica {
             let twins = state.siblings().iter().filter(|(_, version)| version.put_id == put_id);
             let mut own: CausalContext<Actor> = twins.map(|(twin, _)| *twin).collect();
             own.insert(dot);
-            let twins = own.len() > 1;
+            let twins = own.len() > 1 && !planted::is(Bug::TwinsUnsaid);
             let mut context = token.context;
             context.merge(&own);
             let time = state.siblings().get(&dot).map_or(token.time, |version| version.time.max(token.time));
@@ -294,7 +295,8 @@ impl Replica {
             self.put_ids().begin(put_id, Instant::now()).map_err(|Denied| MintError::Denied)?;
         }
         self.check_limits(&state, &token.context, conflict, mint.siblings_max)?;
-        let time = self.time_after(token.time.max(state.latest_time()), conflict)?;
+        let replaced = if planted::is(Bug::TimeIgnoresContext) { HybridTime::MIN } else { token.time };
+        let time = self.time_after(replaced.max(state.latest_time()), conflict)?;
         let actor = self.actors.choose(local_actor, state.context(), &token.context);
         let version = Version {
             time,
@@ -312,10 +314,11 @@ impl Replica {
         self.metrics.lww_discarded.inc_by(discarded as u64);
         self.metrics.versions_minted.inc();
         let record = Record { local_actor: Some(actor), state: encoded.clone() };
-        Ok((
-            Minted { state: encoded, dot: written.dot, context: written.context, time, twins: false },
-            Some(record),
-        ))
+        let context = match planted::is(Bug::ContextOfCoordinator) {
+            true => state.context().clone(),
+            false => written.context,
+        };
+        Ok((Minted { state: encoded, dot: written.dot, context, time, twins: false }, Some(record)))
     }
 
     fn check_limits(

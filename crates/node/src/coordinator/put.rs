@@ -21,6 +21,7 @@ use super::{
 use crate::{
     key::Key,
     peers::PeerError,
+    planted::{self, Bug},
     replica::{Incoming, Mint, MintError, Minted},
     shared::Shared,
     storage::{Durability, StorageError},
@@ -51,7 +52,8 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         conflict: properties.conflict,
         siblings_max: properties.siblings_max,
     };
-    let durability = if properties.dw > 0 { Durability::Disk } else { Durability::Memory };
+    let durable = properties.dw > 0 && !planted::is(Bug::OwnAckFromMemory);
+    let durability = if durable { Durability::Disk } else { Durability::Memory };
     let mut possible_duplicate = false;
     let (minted, written) = loop {
         if mint.retry {
@@ -66,6 +68,10 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
             Err(Refused::Denied) => mint.retry = true,
             Err(Refused::Failed(failure)) => return answer.failed(&failure),
         }
+    };
+    let properties = match planted::is(Bug::RetryWithoutQuorum) && mint.retry {
+        true => BucketProperties { w: 1, dw: 0, pw: 0, ..properties },
+        false => properties,
     };
     let possible_duplicate = possible_duplicate || minted.twins;
     if possible_duplicate {
@@ -202,6 +208,9 @@ async fn mint_here(
 /// it. Returns whether the put may have been applied once more than is known, because some home could not say or because
 /// it was applied twice.
 async fn ask_homes(node: &Arc<Shared>, context: &Context, key: &Key, put_id: PutId) -> Result<bool, Failure> {
+    if planted::is(Bug::RetryAsksNobody) {
+        return Ok(false);
+    }
     // This node's own memory counts, too: after a restart, or after an attempt that failed, it cannot say.
     let mine = node.replica.begin_retry(key, put_id).unwrap_or(Seen::CannotSay);
     let question = PutSeen { bucket: key.bucket.clone(), key: key.key.clone().into(), put_id };
