@@ -285,7 +285,7 @@ impl Replica {
             let twins = state.siblings().iter().filter(|(_, version)| version.put_id == put_id);
             let mut own: CausalContext<Actor> = twins.map(|(twin, _)| *twin).collect();
             own.insert(dot);
-            let twins = own.len() > 1 && !planted::is(Bug::TwinsUnsaid);
+            let twins = (own.len() > 1 || self.put_ids().has_twins(put_id)) && !planted::is(Bug::TwinsUnsaid);
             let mut context = token.context;
             context.merge(&own);
             let time = state.siblings().get(&dot).map_or(token.time, |version| version.time.max(token.time));
@@ -381,13 +381,13 @@ impl Replica {
         let seen = self.put_ids().answer(put_id, Instant::now());
         let record = self.read(key)?;
         let (seen, dot) = match (self.applied(put_id, record.as_ref())?, seen) {
-            (Some(dot), _) => (Seen::Applied, dot),
+            (Some(dot), seen) => (applied_seen(seen), dot),
             // Applied, and its record is gone or set aside: nothing to hand on, and nothing to deny.
-            (None, Seen::Applied) => (Seen::CannotSay, NO_DOT),
+            (None, Seen::Applied | Seen::AppliedPerhapsTwice) => (Seen::CannotSay, NO_DOT),
             (None, seen) => (seen, NO_DOT),
         };
         let state = match (seen, record) {
-            (Seen::Applied, Some(record)) => record.state,
+            (Seen::Applied | Seen::AppliedPerhapsTwice, Some(record)) => record.state,
             _ => Bytes::new(),
         };
         Ok((PutSeenReply { seen, actor: dot.actor, counter: dot.counter, stamp: self.stamp() }, state))
@@ -397,7 +397,7 @@ impl Replica {
     pub(crate) fn begin_retry(&self, key: &Key, put_id: PutId) -> Result<Seen, StorageError> {
         let seen = self.put_ids().begin_retry(put_id, Instant::now());
         let applied = self.applied(put_id, self.read(key)?.as_ref())?;
-        Ok(if applied.is_some() { Seen::Applied } else { seen })
+        Ok(if applied.is_some() { applied_seen(seen) } else { seen })
     }
 
     /// The dot of a put that `record` contains or has covered.
@@ -466,6 +466,16 @@ impl Replica {
             }
             None => Ok(page),
         }
+    }
+}
+
+/// What is known of a put that is found in its record, when memory says `seen` of it.
+///
+/// The record shows one version; that there was no other, replaced since, only memory knows.
+fn applied_seen(seen: Seen) -> Seen {
+    match seen {
+        Seen::Applied | Seen::NotApplied => Seen::Applied,
+        Seen::AppliedPerhapsTwice | Seen::CannotSay => Seen::AppliedPerhapsTwice,
     }
 }
 

@@ -222,19 +222,21 @@ async fn ask_homes(node: &Arc<Shared>, context: &Context, key: &Key, put_id: Put
         .filter(|home| **home != node.cluster.me.id)
         .map(|&home| node.peers.request::<PutSeenReply>(home, Class::Foreground, frame.clone(), timeout))
         .collect();
-    let mut all_can_say = mine != Seen::CannotSay;
+    let is_certain = |seen| matches!(seen, Seen::Applied | Seen::NotApplied);
+    let mut certain = is_certain(mine);
     let mut dots = BTreeSet::new();
     while let Some(answer) = answers.next().await {
         match answer {
-            Ok((reply, state)) if reply.seen == Seen::Applied => {
+            Ok((reply, state)) if matches!(reply.seen, Seen::Applied | Seen::AppliedPerhapsTwice) => {
+                certain &= is_certain(reply.seen);
                 adopt(node, context, key, put_id, &reply, state).await?;
                 dots.insert(Dot { actor: reply.actor, counter: reply.counter });
             }
-            Ok((reply, _)) => all_can_say &= reply.seen == Seen::NotApplied,
-            Err(_) => all_can_say = false,
+            Ok((reply, _)) => certain &= is_certain(reply.seen),
+            Err(_) => certain = false,
         }
     }
-    Ok(!all_can_say || dots.len() > 1)
+    Ok(!certain || dots.len() > 1)
 }
 
 /// Takes over what another home has of a put that it applied.
