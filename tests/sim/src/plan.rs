@@ -82,6 +82,9 @@ pub enum What {
     Cut(Place, Place),
     /// Nothing gets through between the nodes listed and the other nodes; clients reach them all.
     Split(Vec<usize>),
+    /// Nothing gets through between the nodes and clients listed (by index and session) and all others: whoever is with nodes
+    /// that are no homes of a key has nobody else to ask.
+    Island(Vec<usize>, Vec<usize>),
     /// Loss, doubling and long delays.
     Storm(Weather),
     /// Datagrams from and to a node take longer by so many milliseconds, and its disk a hundred times as long.
@@ -193,7 +196,7 @@ impl What {
             What::Blackout => Kind::Blackout,
             What::Pause(_) => Kind::Pause,
             What::Cut(..) => Kind::Cut,
-            What::Split(_) => Kind::Split,
+            What::Split(_) | What::Island(..) => Kind::Split,
             What::Storm(_) => Kind::Storm,
             What::SlowNode(..) => Kind::SlowNode,
             What::SlowDisk(..) => Kind::SlowDisk,
@@ -404,7 +407,11 @@ fn draw_what(kind: Kind, random: &mut StdRng, nodes: usize, sessions: usize, at_
         }
         Kind::Split => {
             let side: Vec<usize> = (0..nodes).filter(|_| random.random_bool(0.4)).collect();
-            What::Split(if side.is_empty() { vec![node] } else { side })
+            let side = if side.is_empty() { vec![node] } else { side };
+            match random.random_bool(0.5) {
+                true => What::Split(side),
+                false => What::Island(side, (0..sessions).filter(|_| random.random_bool(0.6)).collect()),
+            }
         }
         Kind::Storm => What::Storm(draw_weather(random)),
         Kind::SlowNode => What::SlowNode(node, random.random_range(2..500)),
@@ -459,6 +466,12 @@ impl fmt::Display for What {
             What::Split(side) => {
                 let side: Vec<String> = side.iter().map(|index| node(*index)).collect();
                 write!(f, "{} cut off from the other nodes", side.join(" and "))
+            }
+            What::Island(nodes, sessions) => {
+                let nodes = nodes.iter().map(|index| node(*index));
+                let all: Vec<String> =
+                    nodes.chain(sessions.iter().map(|number| format!("client s{number}"))).collect();
+                write!(f, "{} cut off from all others", all.join(" and "))
             }
             What::Storm(weather) => write!(f, "{weather}"),
             What::SlowNode(index, by_ms) => write!(f, "{} is slow by {by_ms} ms", node(*index)),
