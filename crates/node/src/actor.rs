@@ -49,6 +49,7 @@ impl Actors {
             {
                 actor
             }
+            _ if planted::is(Bug::HintSharesActor) => Actor(incarnation, 0),
             _ => Actor(incarnation, self.births.fetch_add(1, Ordering::SeqCst)),
         }
     }

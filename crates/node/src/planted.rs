@@ -26,6 +26,18 @@ pub enum Bug {
     ReadOneFewer,
     /// The coordinator's own durable acknowledgement comes from memory.
     OwnAckFromMemory,
+    /// All records of a node, and its hints, are minted for under one actor.
+    HintSharesActor,
+    /// A hint is removed when it is sent.
+    HintRemovedBeforeAck,
+    /// A hint is removed although it has changed since it was sent.
+    HintRemovedThoughChanged,
+    /// A hint is removed when its target has it in memory.
+    HintRemovedOnMemoryAck,
+    /// A hint and its target's own copy are two acknowledgements.
+    SlotCountsTwice,
+    /// Two hints that one node keeps are two acknowledgements.
+    NodeCountsTwice,
 }
 
 #[cfg(dynkv_planted)]
@@ -40,7 +52,7 @@ mod live {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Bug; 10] = [
+        pub const ALL: [Bug; 16] = [
             Bug::ActorReusedAfterRestart,
             Bug::DotReusedAfterFailedWrite,
             Bug::ContextOfCoordinator,
@@ -51,6 +63,12 @@ mod live {
             Bug::TwinsUnsaid,
             Bug::ReadOneFewer,
             Bug::OwnAckFromMemory,
+            Bug::HintSharesActor,
+            Bug::HintRemovedBeforeAck,
+            Bug::HintRemovedThoughChanged,
+            Bug::HintRemovedOnMemoryAck,
+            Bug::SlotCountsTwice,
+            Bug::NodeCountsTwice,
         ];
     }
 

@@ -30,7 +30,13 @@ mod live {
             | Bug::RetryAsksNobody
             | Bug::BegunIsDenied
             | Bug::TwinsUnsaid
-            | Bug::OwnAckFromMemory => 1_000,
+            | Bug::OwnAckFromMemory
+            | Bug::HintSharesActor
+            | Bug::HintRemovedBeforeAck
+            | Bug::HintRemovedThoughChanged
+            | Bug::HintRemovedOnMemoryAck
+            | Bug::SlotCountsTwice
+            | Bug::NodeCountsTwice => 1_000,
         }
     }
 
