@@ -18,10 +18,8 @@ pub enum Bug {
     RetryWithoutQuorum,
     /// A retry does not ask the other homes.
     RetryAsksNobody,
-    /// A put that a node has begun is denied to whoever asks for it.
-    BegunIsDenied,
-    /// Twins that a retry finds are not flagged.
-    TwinsUnsaid,
+    /// No answer says that it may be a duplicate.
+    DuplicatesUnsaid,
     /// A read is answered with one replica fewer than asked for.
     ReadOneFewer,
     /// The coordinator's own durable acknowledgement comes from memory.
@@ -52,15 +50,14 @@ mod live {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Bug; 16] = [
+        pub const ALL: [Bug; 15] = [
             Bug::ActorReusedAfterRestart,
             Bug::DotReusedAfterFailedWrite,
             Bug::ContextOfCoordinator,
             Bug::TimeIgnoresContext,
             Bug::RetryWithoutQuorum,
             Bug::RetryAsksNobody,
-            Bug::BegunIsDenied,
-            Bug::TwinsUnsaid,
+            Bug::DuplicatesUnsaid,
             Bug::ReadOneFewer,
             Bug::OwnAckFromMemory,
             Bug::HintSharesActor,

@@ -10,8 +10,6 @@ use dynkv_vclock::Dot;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
-use crate::planted::{self, Bug};
-
 /// How long a client may go on retrying one put. Its default deadline is 5 s; the longest accepted is this.
 pub(crate) const RETRY_WINDOW: Duration = Duration::from_secs(60);
 
@@ -119,7 +117,7 @@ impl PutIds {
         match self.known.get(&id) {
             Some(Known::Applied(_)) if complete => Seen::Applied,
             Some(Known::Applied(_) | Known::Twins(_)) => Seen::AppliedPerhapsTwice,
-            Some(Known::Begun) if !planted::is(Bug::BegunIsDenied) => Seen::CannotSay,
+            Some(Known::Begun) => Seen::CannotSay,
             _ if complete => Seen::NotApplied,
             _ => Seen::CannotSay,
         }
@@ -219,7 +217,8 @@ mod tests {
             ids.remember(PutId(id), DOT, later);
         }
         assert_eq!(ids.len(), 2);
-        assert_eq!(ids.answer(PutId(3), later), Seen::Applied);
+        assert_eq!(ids.answer(PutId(3), later), Seen::AppliedPerhapsTwice);
+        assert_eq!(ids.answer(PutId(3), later + RETRY_WINDOW), Seen::Applied);
         assert_eq!(ids.answer(PutId(1), later), Seen::CannotSay);
         assert_eq!(ids.answer(PutId(9), later + RETRY_WINDOW), Seen::NotApplied);
     }

@@ -329,7 +329,7 @@ impl Replica {
             let twins = state.siblings().iter().filter(|(_, version)| version.put_id == put_id);
             let mut own: CausalContext<Actor> = twins.map(|(twin, _)| *twin).collect();
             own.insert(dot);
-            let twins = (own.len() > 1 || self.put_ids().has_twins(put_id)) && !planted::is(Bug::TwinsUnsaid);
+            let twins = own.len() > 1 || self.put_ids().has_twins(put_id);
             let mut context = token.context;
             context.merge(&own);
             let time = state.siblings().get(&dot).map_or(token.time, |version| version.time.max(token.time));

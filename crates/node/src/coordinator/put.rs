@@ -79,7 +79,7 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         true => BucketProperties { w: 1, dw: 0, pw: 0, ..properties },
         false => properties,
     };
-    let possible_duplicate = possible_duplicate || minted.twins;
+    let possible_duplicate = (possible_duplicate || minted.twins) && !planted::is(Bug::DuplicatesUnsaid);
     if possible_duplicate {
         node.metrics.puts_possible_duplicate.inc();
     }

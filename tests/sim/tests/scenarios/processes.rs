@@ -80,3 +80,20 @@ fn coordinator_dies_mid_put() {
     });
     saw(&seen, "nodes: puts_repeated");
 }
+
+/// Two clocks are a minute and a half apart. Where time decides, a put that would replace something from the future is refused;
+/// none is stamped earlier than what it replaces.
+#[test]
+fn clocks_90s_apart() {
+    let key = Key::shared(Bucket::Lww, "k0");
+    let seen = check(|seed| {
+        let (ahead, behind) = (seed as usize % 3, (seed as usize + 1) % 3);
+        let plan = Plan::quiet(seed, 3, 20_000)
+            .session(again(30, 300, Habit::ReadModifyWrite, &key))
+            .session(again(30, 310, Habit::Blind, &key))
+            .fault(1_000, 18_000, What::Clock(ahead, 45_000))
+            .fault(1_000, 18_000, What::Clock(behind, -45_000));
+        (0..3).fold(plan, |plan, turn| plan.fault(2_000 + 5_000 * turn, 2_000, What::Split(vec![ahead])))
+    });
+    saw(&seen, "nodes: puts_refused_clock");
+}
