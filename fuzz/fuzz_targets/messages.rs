@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = Frame { kind: M::KIND, header: Bytes::copy_from_slice(data), body: Bytes::new() }.message::<M>();
     }
     let Some((which, data)) = data.split_first() else { return };
-    match which % 14 {
+    match which % 15 {
         0 => one::<Get>(data),
         1 => one::<GetReply>(data),
         2 => one::<Put>(data),
@@ -23,7 +23,8 @@ fuzz_target!(|data: &[u8]| {
         9 => one::<ReplicaPut>(data),
         10 => one::<ReplicaListReply>(data),
         11 => one::<PutSeenReply>(data),
-        12 => one::<Exchange>(data),
+        12 => one::<Gossip>(data),
+        13 => one::<HintsReply>(data),
         _ => one::<Failure>(data),
     }
 });

@@ -80,9 +80,15 @@ pub(crate) fn printable(text: &str) -> String {
 
 /// A table without lines; `numbers` are the columns to align to the right.
 pub(crate) fn table<const N: usize>(header: [&str; N], numbers: &[usize], rows: Vec<[String; N]>) -> String {
+    let header = header.map(str::to_uppercase).to_vec();
+    table_of(header, numbers, rows.into_iter().map(Vec::from).collect())
+}
+
+/// [`table`] with as many columns as there are headings, which are left as they are.
+pub(crate) fn table_of(header: Vec<String>, numbers: &[usize], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.map(str::to_uppercase));
-    table.add_rows(rows.into_iter().map(|row| row.map(|cell| one_line(&cell))));
+    table.load_style(presets::NOTHING).set_header(header);
+    table.add_rows(rows.into_iter().map(|row| row.into_iter().map(|cell| one_line(&cell))));
     for (index, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
         if numbers.contains(&index) {

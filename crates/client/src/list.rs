@@ -25,7 +25,7 @@ const PAGE_KEYS: u32 = 1000;
 ///
 /// Every partition is asked, several at a time, so pages come in no particular order; within a partition keys are in byte
 /// order. Memory is bounded by the pages under way. A key that is written or deleted meanwhile may or may not appear; no
-/// other is missing if the list was [complete](List::is_complete).
+/// other is missing if the list was [complete](List::is_complete) and no home waits for hints.
 ///
 /// ```no_run
 /// # async fn example(client: &dynkv_client::Client) -> Result<(), dynkv_client::Error> {
@@ -70,7 +70,8 @@ pub struct Page {
     pub partition: PartitionId,
     /// Its next keys, in byte order; there may be none.
     pub keys: Vec<Bytes>,
-    /// Whether enough replicas answered that no acknowledged write can be missing.
+    /// Whether enough homes answered that no write can be missing that `w` homes had acknowledged; one that other nodes still
+    /// keep as a hint may be.
     pub complete: bool,
 }
 

@@ -472,6 +472,8 @@ async fn status_and_metrics_come_from_the_node_asked() {
                     records: 0,
                     disk_bytes: 0,
                     peers: vec![],
+                    hints: 0,
+                    oldest_hint_s: None,
                 };
                 Some(Reaction::Answer(Frame::new(&reply, Bytes::new())))
             }

@@ -69,7 +69,7 @@ pub struct Counters {
     pub messages_sent: u64,
     /// Messages taken in.
     pub messages_received: u64,
-    /// Messages ignored: from this node's own id, or from a removed one.
+    /// Messages ignored, because they are from removed nodes.
     pub messages_ignored: u64,
     /// States refused: too long, of removed nodes, or more nodes than [`Config::nodes_max`].
     pub states_refused: u64,

@@ -54,8 +54,11 @@ pub struct Gossip<N, P> {
     config: Config,
     me: N,
     incarnation: Incarnation,
-    /// The version of the last state set here.
+    /// The version of the last state set here, and what it says; nothing has been said at 0.
     version: u64,
+    said: Vec<u8>,
+    /// The run that this one rejects, in everything it says.
+    rejects: Option<Incarnation>,
     /// Rounds begun, the heartbeat.
     rounds: u64,
     next_tick: Duration,
@@ -91,6 +94,8 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
             me,
             incarnation,
             version: 0,
+            said: Vec::new(),
+            rejects: None,
             rounds: 0,
             next_tick: Duration::ZERO,
             seeds,
@@ -113,7 +118,18 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
     ///
     /// If the call comes late by more than an interval, then it was this node that slept, and the others' silence in
     /// that time is not held against them.
-    pub fn tick(&mut self, now: Duration, mut random: impl FnMut() -> u64) -> Effects<N, P> {
+    pub fn tick(&mut self, now: Duration, random: impl FnMut() -> u64) -> Effects<N, P> {
+        self.tick_among(now, random, |_| true)
+    }
+
+    /// [`tick`](Self::tick) with exchanges only with `eligible` nodes: others may be known who are nobody's concern,
+    /// and open an exchange themselves when they want one.
+    pub fn tick_among(
+        &mut self,
+        now: Duration,
+        mut random: impl FnMut() -> u64,
+        eligible: impl Fn(&N) -> bool,
+    ) -> Effects<N, P> {
         if now < self.next_tick {
             return Vec::new();
         }
@@ -130,23 +146,39 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
         let share = 0.9 + 0.2 * (random() as f64 / u64::MAX as f64);
         self.next_tick = now.saturating_add(self.config.interval.mul_f64(share));
 
-        let mut partners: Vec<N> = self.peers.draw(now, &mut random).cloned().into_iter().collect();
+        let mut partners: Vec<N> =
+            self.peers.draw(now, &mut random, &eligible).cloned().into_iter().collect();
         let seeding = pick_one_in(self.config.seed_every, &mut random);
         if seeding || partners.is_empty() {
-            partners.extend(self.island(now, &mut random));
+            partners.extend(self.island(now, &mut random, &eligible));
         }
         partners.dedup();
-        partners.into_iter().map(|to| self.open(to)).collect()
+        let open = |to| Effect::Send { to, message: self.open() };
+        partners.into_iter().map(open).collect()
     }
 
-    /// Takes a message in. `from` is who sent it, as the transport knows.
+    /// The opening of an exchange outside of the rounds, with whomever it is sent to: because there is news, or to
+    /// see whether somebody is there.
+    pub fn open(&mut self) -> Message<N, P::Message> {
+        self.counters.messages_sent += 1;
+        Message {
+            step: 0,
+            heartbeats: self.heartbeats(),
+            states: Some(reconcile::open(&mut self.states)),
+            payload: Some(self.payload.open()),
+        }
+    }
+
+    /// Takes a message in. `from` is who sent it, as the transport knows: this node's own id, if another run of it did.
     pub fn handle(&mut self, from: N, message: Message<N, P::Message>, now: Duration) -> Effects<N, P> {
         self.counters.messages_received += 1;
-        if from == self.me || self.removed.contains(&from) {
+        if self.removed.contains(&from) {
             self.counters.messages_ignored += 1;
             return Vec::new();
         }
-        self.peers.add(&from, &self.config, now);
+        if from != self.me {
+            self.peers.add(&from, &self.config, now);
+        }
         self.hear(&message.heartbeats, now);
         if message.step > 0
             && let Some(peer) = self.peers.get_mut(&from)
@@ -184,7 +216,7 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
     ///
     /// Every change travels to every node: say a number that moves all the time in rough steps.
     ///
-    /// After a [conflict](Effect::Conflict) that this run is the lesser one of, nobody will hear of it.
+    /// While another run [supersedes](Effect::Superseded) this one, nobody will hear of it.
     ///
     /// # Errors
     ///
@@ -194,17 +226,71 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
         if bytes.len() > bytes_max {
             return Err(SetStateError::TooLong { len: bytes.len(), bytes_max });
         }
-        let incarnation = self.incarnation;
+        let before = (self.version, std::mem::replace(&mut self.said, bytes));
+        // What is known of this run was said here, unless somebody lies; the next word is this node's in any case.
         let known = self.states.get(&self.me).map(|state| state.stamp);
-        let own = known.filter(|known| known.incarnation == incarnation);
-        // What is known was said here, unless somebody lies; the next word is this node's in any case.
-        let version = own.map_or(0, |own| own.version).max(self.version).saturating_add(1);
-        let stamp = Stamp { incarnation, version, contested_by: own.and_then(|own| own.contested_by) };
-        if self.states.insert(self.me.clone(), NodeState { stamp, bytes }).is_err() {
+        let known = known.filter(|known| known.incarnation == self.incarnation).map_or(0, |own| own.version);
+        self.version = known.max(self.version).saturating_add(1);
+        if self.say().is_err() {
+            (self.version, self.said) = before;
             return Err(SetStateError::TooManyNodes { nodes_max: self.config.nodes_max });
         }
-        self.version = version;
         Ok(())
+    }
+
+    /// What this node said last.
+    #[must_use]
+    pub fn said(&self) -> &[u8] {
+        &self.said
+    }
+
+    /// The state by which another run of this node's id [supersedes](Effect::Superseded) this one.
+    #[must_use]
+    pub fn superseded_by(&self) -> Option<Stamp> {
+        let known = self.states.get(&self.me)?.stamp;
+        (known.incarnation > self.incarnation).then_some(known)
+    }
+
+    /// Takes a boot counter above that of the run which [supersedes](Effect::Superseded) this one, so that what this run
+    /// says counts again; with `reject` it also says that the other one has to stop, see [`Effect::Conflict`].
+    ///
+    /// Two runs that live outbid each other for ever, unless one rejects. Returns the incarnation outbid; nothing is
+    /// done if no run supersedes this one, or if it has the greatest counter there is.
+    pub fn outbid(&mut self, reject: bool) -> Option<Incarnation> {
+        let other = self.superseded_by()?.incarnation;
+        self.incarnation.boot = other.boot.checked_add(1)?;
+        if reject {
+            // One at a time; until then the last one stays named, for it may not have heard of it yet.
+            self.rejects = Some(other);
+        }
+        if self.version > 0 {
+            // The key is there, so there is room.
+            let _ = self.say();
+        }
+        Some(other)
+    }
+
+    fn say(&mut self) -> Result<bool, crate::MapFull> {
+        let Self { incarnation, version, rejects, .. } = *self;
+        let stamp = Stamp { incarnation, version, rejects };
+        self.states.insert(self.me.clone(), NodeState { stamp, bytes: self.said.clone() })
+    }
+
+    /// Makes a node known that has not been heard of: it will be drawn for exchanges, and watched. `bytes` is what is
+    /// known about it, from an operator (`boot` is 0 then) or from earlier days, by a run with the counter `boot`. It
+    /// travels as [hearsay](Incarnation::is_hearsay): whatever a run of that counter or a later one says replaces it.
+    ///
+    /// Nothing happens if something is known about it already, or if there is no room.
+    pub fn introduce(&mut self, id: N, boot: u64, bytes: Vec<u8>, now: Duration) {
+        let bytes_max = self.config.state_bytes_max.min(NodeState::BYTES_MAX);
+        let wanted = id != self.me && !self.removed.contains(&id) && bytes.len() <= bytes_max;
+        if wanted && self.states.get(&id).is_none() {
+            let incarnation = Incarnation { boot, nonce: 0 };
+            let stamp = Stamp { incarnation, version: 0, rejects: None };
+            if self.states.insert(id.clone(), NodeState { stamp, bytes }).is_ok() {
+                self.peers.add(&id, &self.config, now);
+            }
+        }
     }
 
     /// Forgets a node that is gone for good, and will not hear of it again. To be called on every node: until the
@@ -303,17 +389,6 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
         counters
     }
 
-    fn open(&mut self, to: N) -> Effect<N, P::Message> {
-        self.counters.messages_sent += 1;
-        let message = Message {
-            step: 0,
-            heartbeats: self.heartbeats(),
-            states: Some(reconcile::open(&mut self.states)),
-            payload: Some(self.payload.open()),
-        };
-        Effect::Send { to, message }
-    }
-
     /// This node's own, and some others' that are news.
     fn heartbeats(&mut self) -> Vec<Heartbeat<N>> {
         let max = self.config.heartbeats_max.clamp(1, Message::<N, P::Message>::HEARTBEATS_MAX);
@@ -349,48 +424,35 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
             message.leaves.clear();
             message.branches.clear();
         }
-        let contests: Vec<_> = message.values.iter().map(|(id, _)| self.contest(id)).collect();
         let ids: Vec<N> = message.values.iter().map(|(id, _)| id.clone()).collect();
+        let before: Vec<_> = ids.iter().map(|id| self.rejection(id)).collect();
         let removed = &self.removed;
         let handled = reconcile::handle(&mut self.states, message, |id| !removed.contains(id));
 
         let mut effects = Vec::new();
         for id in handled.changed {
-            if id == self.me {
-                self.contest_if_superseded();
-            } else {
+            if id != self.me {
                 self.peers.add(&id, &self.config, now);
+                effects.push(Effect::StateChanged { id });
+            } else if let Some(by) = self.superseded_by() {
+                effects.push(Effect::Superseded { by });
             }
-            effects.push(Effect::StateChanged { id });
         }
-        for (id, before) in ids.into_iter().zip(contests) {
-            let after = self.contest(&id);
+        for (id, before) in ids.into_iter().zip(before) {
+            let after = self.rejection(&id);
             if before != after
-                && let Some((greater, lesser)) = after
+                && let Some((rejected, by)) = after
             {
-                effects.push(Effect::Conflict { id, lesser, greater });
+                effects.push(Effect::Conflict { id, rejected, by });
             }
         }
         (handled.answer, effects)
     }
 
-    /// The two runs that contest an id, the greater one first.
-    fn contest(&self, id: &N) -> Option<(Incarnation, Incarnation)> {
+    /// Which run of an id is rejected, and by which.
+    fn rejection(&self, id: &N) -> Option<(Incarnation, Incarnation)> {
         let stamp = self.states.get(id)?.stamp;
-        Some((stamp.incarnation, stamp.contested_by?))
-    }
-
-    /// Says so if another run, not one before this, uses this node's id; and stays the owner of its own version.
-    fn contest_if_superseded(&mut self) {
-        let Some(state) = self.states.get(&self.me) else { return };
-        let mut state = state.clone();
-        let theirs = state.stamp.incarnation;
-        if theirs != self.incarnation && theirs.boot >= self.incarnation.boot {
-            // It cannot have been started before this run, and this run is alive to say so.
-            state.stamp.contested_by = state.stamp.contested_by.max(Some(self.incarnation));
-            // The key is there, so there is room.
-            let _ = self.states.insert(self.me.clone(), state);
-        }
+        Some((stamp.rejects?, stamp.incarnation))
     }
 
     fn excuse_if_late(&mut self, now: Duration) {
@@ -401,8 +463,13 @@ impl<N: Ord + Hash + Clone, P: Payload> Gossip<N, P> {
     }
 
     /// A seed, or a node that is suspected: somebody who may be on another island.
-    fn island(&self, now: Duration, random: &mut impl FnMut() -> u64) -> Option<N> {
-        let suspects = self.peers.iter().filter(|(_, peer)| peer.detector.is_suspect(now));
+    fn island(
+        &self,
+        now: Duration,
+        random: &mut impl FnMut() -> u64,
+        eligible: impl Fn(&N) -> bool,
+    ) -> Option<N> {
+        let suspects = self.peers.iter().filter(|(id, peer)| eligible(id) && peer.detector.is_suspect(now));
         let suspects: Vec<&N> = suspects.map(|(id, _)| id).collect();
         let at = draw(self.seeds.len() + suspects.len(), random);
         self.seeds.get(at).or_else(|| suspects.get(at.checked_sub(self.seeds.len())?).copied()).cloned()

@@ -8,7 +8,7 @@
 //! | carry something | [`Payload`], [`GrowSet`], [`VersionedMap`], [`Latest`], [`Versioned`] |
 //! | say something about a node | [`Gossip::set_state`], [`NodeState`], [`Incarnation`] |
 //! | judge who is alive | [`PhiAccrual`], [`Gossip::is_suspect`], [`Gossip::call_failed`] |
-//! | find a cloned node | [`Effect::Conflict`] |
+//! | find a cloned node | [`Effect::Superseded`], [`Gossip::outbid`], [`Effect::Conflict`] |
 //!
 //! # The algorithm
 //!
@@ -48,14 +48,21 @@
 //! ## States and versions
 //!
 //! A node's state is stamped with the [`Incarnation`] of the process and a number that the process counts. Nothing of it must be
-//! durable but the boot counter: a restarted node begins at 1 again, under a greater incarnation, which wins.
+//! durable but the boot counter: a restarted node begins at 1 again, under a greater incarnation, which wins. One that has
+//! lost count hears of its predecessor's greater incarnation ([`Effect::Superseded`]) and outbids it ([`Gossip::outbid`]).
 //!
 //! ## Clones
 //!
-//! A run that meets a state of its own id, stamped by another run with the same boot counter or a greater one, knows that
-//! the other was not before it; and it is alive itself. So it adds its own incarnation to that state
-//! ([`Stamp::contested_by`]), the addition spreads like any change, and every node reports [`Effect::Conflict`]. No
+//! A run that hears of its own id under a greater incarnation cannot tell whether that run has ended. If it has only just
+//! joined, the other was there before it; if it has been in the cluster for a while, the other came later. Two rules
+//! suffice, of which the second is the caller's: a run that has just joined outbids the other and says nothing more; a run
+//! that has been there outbids it and [rejects](Stamp::rejects) it. If the rejected run is dead nothing follows. If it
+//! lives it hears of it, and that is proof that both have lived at the same time: a nonce is known only to those who
+//! have heard of its run. A dead run's messages, however late, name nobody who was started after its death. No
 //! third node could conclude that from what it hears: a heartbeat of the old process may have travelled for long.
+//!
+//! Two runs of the same age outbid each other until one has been there for a while, and rejects the other. Only a run
+//! that is outbid answers, so they take turns, and not both are rejected.
 //!
 //! ## Heartbeats
 //!

@@ -54,21 +54,28 @@ pub enum Effect<N, M> {
         /// The node.
         id: N,
     },
-    /// Two processes run, or ran, under one id at the same time: a cloned disk, or one that was restored to an
-    /// earlier day. Every node that learns of it has this effect, the two included.
+    /// Another run of this node's own id is known, under a greater incarnation. While that is so, nobody hears what
+    /// this run says: the caller has to [outbid](crate::Gossip::outbid) the other, or to stop.
     ///
-    /// This is proof, not a guess from timing: a run told so when it met a state of its own id by a run that was
-    /// started from the same boot counter or a later one. A restarted node does not cause it, as long as the old
-    /// process has ended and the boot counter was stored.
+    /// The other run may have ended before this one began - a disk that was lost or restored has lost count - or it may
+    /// run now. From here that cannot be told. But if this run has been in the cluster for a while without hearing of
+    /// it, then it came later.
+    Superseded {
+        /// The state of the other run.
+        by: Stamp,
+    },
+    /// A run of an id [rejects](Stamp::rejects) another. Every node that learns of it has this effect, but for the one
+    /// that rejects.
     ///
-    /// The younger run is the one to stop serving. A lesser run whose greater one is dead has an old disk, which this
-    /// crate cannot tell from a clone: compare with the failure detector, or stop both.
+    /// If the rejected run lives to hear of it, then two processes have run under one id at the same time, and that
+    /// is proof, not a guess from timing: nonces are random, so whoever names one has heard of it, and that was after
+    /// the rejected run had begun. The rejected run is to stop. A run that had ended before will not hear it.
     Conflict {
-        /// The id that both use.
+        /// The id that both used.
         id: N,
-        /// The run with the smaller boot counter: of two clones, the older one.
-        lesser: Incarnation,
-        /// The run with the greater boot counter.
-        greater: Incarnation,
+        /// The run that was rejected.
+        rejected: Incarnation,
+        /// The run that rejected it.
+        by: Incarnation,
     },
 }

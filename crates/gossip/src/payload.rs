@@ -8,8 +8,8 @@
 /// goes on from there.
 ///
 /// Ready-made: [`GrowSet`](crate::GrowSet), a set that only grows, and [`VersionedMap`](crate::VersionedMap), a
-/// map in which for each key the greatest version wins. Tuples of up to four payloads are payloads, and `()`
-/// is one that carries nothing.
+/// map in which for each key the greatest version wins. Tuples of up to four payloads are payloads - of one, too, for
+/// those who expect more to come - and `()` is one that carries nothing.
 ///
 /// # What an implementation must hold to
 ///
@@ -107,6 +107,7 @@ macro_rules! tuple {
     };
 }
 
+tuple!(A 0);
 tuple!(A 0, B 1);
 tuple!(A 0, B 1, C 2);
 tuple!(A 0, B 1, C 2, D 3);

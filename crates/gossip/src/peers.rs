@@ -97,12 +97,20 @@ impl<N: Ord + Clone> Peers<N> {
         beats
     }
 
-    /// One node by a random number: one that is not suspected, if a few draws find any.
-    pub(crate) fn draw(&self, now: Duration, random: &mut impl FnMut() -> u64) -> Option<&N> {
+    /// One eligible node by a random number: one that is not suspected, if a few draws find any.
+    pub(crate) fn draw(
+        &self,
+        now: Duration,
+        random: &mut impl FnMut() -> u64,
+        eligible: impl Fn(&N) -> bool,
+    ) -> Option<&N> {
         const DRAWS: usize = 8;
         let mut drawn = None;
         for _ in 0..DRAWS {
-            drawn = Some(self.ids.get(draw(self.ids.len(), random))?);
+            let first = draw(self.ids.len(), random);
+            // The next one in a circle: uniform while all are eligible, and nearly so while most are.
+            let (before, from) = self.ids.split_at(first.min(self.ids.len()));
+            drawn = Some(from.iter().chain(before).find(|id| eligible(id))?);
             if drawn.is_some_and(|id| !self.table[id].detector.is_suspect(now)) {
                 break;
             }

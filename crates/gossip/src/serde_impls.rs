@@ -202,17 +202,17 @@ impl<'de, N: Deserialize<'de>> Deserialize<'de> for Heartbeat<N> {
     }
 }
 
-/// `[incarnation, version, contested_by]`.
+/// `[incarnation, version, rejects]`.
 impl Serialize for Stamp {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        (self.incarnation, self.version, self.contested_by).serialize(serializer)
+        (self.incarnation, self.version, self.rejects).serialize(serializer)
     }
 }
 
 impl<'de> Deserialize<'de> for Stamp {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let (incarnation, version, contested_by) = Deserialize::deserialize(deserializer)?;
-        Ok(Self { incarnation, version, contested_by })
+        let (incarnation, version, rejects) = Deserialize::deserialize(deserializer)?;
+        Ok(Self { incarnation, version, rejects })
     }
 }
 

@@ -1,15 +1,15 @@
 //! What a node says about itself.
 
-use std::cmp::Ordering;
 use std::fmt;
 
 use crate::Versioned;
 
 /// One run of a node: from a start of its process to the end.
 ///
-/// The boot counter is to be stored durably, one higher, before the node takes part; so the later run is the greater
-/// one. The nonce is a random number, drawn at each start: it tells two processes apart that come from copies of one
-/// disk and count alike.
+/// The boot counter is to be stored, one higher, before the node takes part; so the later run is the greater one. A run
+/// whose counter was lost with its disk finds itself below an earlier one, and [outbids](crate::Gossip::outbid) it. The
+/// nonce is a random number, drawn at each start, and stays with the run: it tells two processes apart that come from
+/// copies of one disk and count alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[cfg_attr(
     feature = "serde",
@@ -17,10 +17,18 @@ use crate::Versioned;
     serde(from = "(u64, u64)", into = "(u64, u64)")
 )]
 pub struct Incarnation {
-    /// How many times the node has been started.
+    /// How many times the node has been started, or a greater number.
     pub boot: u64,
-    /// A random number of this run.
+    /// A random number of this run; not 0.
     pub nonce: u64,
+}
+
+impl Incarnation {
+    /// Whether no run says so itself, but others say it of the node: see [`Gossip::introduce`](crate::Gossip::introduce).
+    #[must_use]
+    pub fn is_hearsay(self) -> bool {
+        self.nonce == 0
+    }
 }
 
 impl From<(u64, u64)> for Incarnation {
@@ -42,33 +50,16 @@ impl fmt::Display for Incarnation {
     }
 }
 
-/// Which state of a node it is.
-///
-/// Ordered by incarnation; within one by both other parts, so of two stamps neither may be the greater one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Which state of a node it is: the greatest one counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Stamp {
     /// The run that said so.
     pub incarnation: Incarnation,
     /// Counted by that run, from 1.
     pub version: u64,
-    /// The greatest other run of the same id that found itself alive beside this one, see
+    /// Another run of the same id, that was heard of by this one and is to stop: see
     /// [`Effect::Conflict`](crate::Effect::Conflict).
-    pub contested_by: Option<Incarnation>,
-}
-
-impl PartialOrd for Stamp {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        let by_incarnation = self.incarnation.cmp(&other.incarnation);
-        if by_incarnation.is_ne() {
-            return Some(by_incarnation);
-        }
-        let by_version = self.version.cmp(&other.version);
-        let by_contest = self.contested_by.cmp(&other.contested_by);
-        match (by_version, by_contest) {
-            (order, Ordering::Equal) | (Ordering::Equal, order) => Some(order),
-            (one, two) => (one == two).then_some(one),
-        }
-    }
+    pub rejects: Option<Incarnation>,
 }
 
 /// What a node says about itself: addresses, load, whatever the caller encodes, and which state it is.
@@ -93,16 +84,8 @@ impl Versioned for NodeState {
     }
 
     fn merge(&mut self, other: Self) {
-        match self.stamp.incarnation.cmp(&other.stamp.incarnation) {
-            Ordering::Greater => {}
-            Ordering::Less => *self = other,
-            Ordering::Equal => {
-                let contested_by = self.stamp.contested_by.max(other.stamp.contested_by);
-                if other.stamp.version > self.stamp.version {
-                    *self = other;
-                }
-                self.stamp.contested_by = contested_by;
-            }
+        if other.stamp > self.stamp {
+            *self = other;
         }
     }
 

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use dynkv_proto::Frame;
 use quinn::SendStream;
 use thiserror::Error;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use crate::calls::{Calls, GivenUp, Refused, Reply};
 use crate::name::PeerName;
@@ -29,6 +30,33 @@ struct Inner {
     foreground: Arc<Lane>,
     background: Arc<Lane>,
     frame_bytes_max: usize,
+}
+
+/// How many times within the idle timeout a connection is looked at, and then once more.
+const LOOKS: u32 = 3;
+
+/// Closes a connection from whose peer nothing has come for the idle timeout, although it was asked for a sign of life.
+///
+/// QUIC by itself is not enough: there the timeout is three probe timeouts at least (RFC 9000, section 10.1), and those
+/// follow the round trip times that were measured. After this process or its peer has stood still for half a minute, a
+/// connection to a process that is gone would stay open for minutes. Several looks, so that a process that has just
+/// stood still does not take its own silence for the peer's.
+async fn watch(connection: Weak<Inner>, idle_timeout: Duration) {
+    let (mut seen, mut silent) = (None, 0);
+    loop {
+        sleep(idle_timeout / LOOKS).await;
+        let Some(connection) = connection.upgrade() else { return };
+        if connection.quinn.close_reason().is_some() {
+            return;
+        }
+        let received = Some(connection.quinn.stats().udp_rx.datagrams);
+        silent = if received == seen { silent + 1 } else { 0 };
+        seen = received;
+        if silent > LOOKS {
+            connection.quinn.close(close_code::DONE, b"no sign of life");
+            return;
+        }
+    }
 }
 
 impl Connection {
@@ -51,14 +79,10 @@ impl Connection {
         };
         let (foreground, background) = (start(foreground), start(background));
         let frame_bytes_max = options.frame_bytes_max;
-        Connection(Arc::new(Inner {
-            quinn,
-            remote,
-            peer: Arc::new(peer),
-            foreground,
-            background,
-            frame_bytes_max,
-        }))
+        let inner =
+            Arc::new(Inner { quinn, remote, peer: Arc::new(peer), foreground, background, frame_bytes_max });
+        tokio::spawn(watch(Arc::downgrade(&inner), options.idle_timeout()));
+        Connection(inner)
     }
 
     /// Sends a request and waits for its answer, at most for `timeout`.

@@ -101,6 +101,10 @@ impl Options {
         Duration::from_millis(self.connect_timeout_ms.into())
     }
 
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        Duration::from_millis(self.idle_timeout_ms.into())
+    }
+
     pub(crate) fn drain_timeout(&self) -> Duration {
         Duration::from_millis(self.drain_timeout_ms.into())
     }

@@ -2,15 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
 use dynkv_proto::{Buckets, Digest, NodeInfo};
 use dynkv_ring::{Change, Entry, History, HistoryFull, Membership, NodeId};
 use thiserror::Error;
-use tokio::{sync::watch, time::Instant};
+use tokio::sync::watch;
 
 use crate::storage::{Space, Storage, StorageError, write_durably};
 
@@ -62,7 +61,7 @@ const NODES: Bytes = Bytes::from_static(b"nodes");
 
 /// The cluster in the eyes of one node.
 pub(crate) struct Cluster {
-    /// This node as of its start. What others are told of it may bear a higher boot: see [`Cluster::unite_nodes`].
+    /// This node as of its start. It may have taken a higher boot since: see [`Cluster::set_own_boot`].
     pub(crate) me: NodeInfo,
     /// The cluster's name, from the node's certificate.
     pub(crate) name: String,
@@ -70,17 +69,13 @@ pub(crate) struct Cluster {
     view: RwLock<Arc<View>>,
     nodes: Mutex<Nodes>,
     changed: watch::Sender<()>,
+    refused: OnceLock<NotServing>,
     /// Held while a history is united, stored and published, so that two unions cannot lose each other's entries.
     uniting: tokio::sync::Mutex<()>,
 }
 
-/// Where the nodes are.
-struct Nodes {
-    /// This one included.
-    infos: BTreeMap<NodeId, NodeInfo>,
-    /// When this node last contradicted what is said of it.
-    contradicted: Option<Instant>,
-}
+/// Where the nodes are, this one included.
+type Nodes = BTreeMap<NodeId, NodeInfo>;
 
 impl Cluster {
     /// Loads what was known when the node last ran.
@@ -99,17 +94,17 @@ impl Cluster {
             Some(bytes) => decode_nodes(&bytes),
             None => Vec::new(),
         };
-        // After a contradiction the others know a higher boot than the directory has counted.
+        // The last run may have taken a higher boot than the directory has counted.
         if let Some(told) = known.iter().find(|info| info.id == me.id) {
             me.boot = me.boot.max(told.boot.saturating_add(1));
         }
-        let infos = BTreeMap::from([(me.id, me.clone())]);
         let cluster = Cluster {
             name,
             storage,
             view: RwLock::new(Arc::new(View::new(history))),
-            nodes: Mutex::new(Nodes { infos, contradicted: None }),
+            nodes: Mutex::new(BTreeMap::from([(me.id, me.clone())])),
             changed: watch::Sender::new(()),
+            refused: OnceLock::new(),
             uniting: tokio::sync::Mutex::new(()),
             me,
         };
@@ -125,6 +120,9 @@ impl Cluster {
 
     /// Whether this node serves requests, and if not, why.
     pub(crate) fn serving(&self, view: &View) -> Result<(), NotServing> {
+        if let Some(reason) = self.refused() {
+            return Err(reason.clone());
+        }
         let membership = &view.membership;
         if !membership.founded() {
             return Err(NotServing::NotFounded { cluster: self.name.clone() });
@@ -178,12 +176,12 @@ impl Cluster {
 
     /// Where the nodes are, this one included.
     pub(crate) fn nodes(&self) -> Vec<NodeInfo> {
-        self.lock_nodes().infos.values().cloned().collect()
+        self.lock_nodes().values().cloned().collect()
     }
 
     /// What is known of one node.
     pub(crate) fn node(&self, id: &NodeId) -> Option<NodeInfo> {
-        self.lock_nodes().infos.get(id).cloned()
+        self.lock_nodes().get(id).cloned()
     }
 
     /// The boot under which this node speaks of itself.
@@ -191,32 +189,48 @@ impl Cluster {
         self.node(&self.me.id).map_or(self.me.boot, |own| own.boot)
     }
 
-    /// Takes over what is newer about other nodes: of two, the one of the higher boot.
-    ///
-    /// Nobody knows this node better than itself. A new disk counts its starts from 1 again, and what was said of the old
-    /// one would win for ever: so a node that hears something else of itself under a boot not below its own raises its own
-    /// above that, as SWIM's members refute a suspicion with a higher incarnation.
+    /// Takes over where an operator, or the node's own notes, say that others are: of two statements, the one of the
+    /// higher boot. Nobody knows this node better than itself.
     pub(crate) fn unite_nodes(&self, others: Vec<NodeInfo>) {
+        self.change_nodes(others, |known, other| known.boot < other.boot);
+    }
+
+    /// Takes over what nodes say of themselves, which came by gossip: that knows which word is a node's latest, also of two
+    /// runs that count alike.
+    pub(crate) fn learn(&self, others: Vec<NodeInfo>) {
+        self.change_nodes(others, |known, other| known.boot <= other.boot && known != other);
+    }
+
+    /// Takes a greater boot counter for this run. It goes on from there at its next start.
+    pub(crate) fn set_own_boot(&self, boot: u64) {
+        let own = NodeInfo { boot, ..self.me.clone() };
+        let mut nodes = self.lock_nodes();
+        nodes.insert(own.id, own);
+        self.nodes_changed(nodes);
+    }
+
+    fn change_nodes(&self, others: Vec<NodeInfo>, is_newer: impl Fn(&NodeInfo, &NodeInfo) -> bool) {
         let mut nodes = self.lock_nodes();
         let mut changed = false;
         for other in others {
-            if other.id == self.me.id {
-                changed |= nodes.contradict(&other);
-                continue;
-            }
             // Members and a few that wait to become one: bounded.
-            if nodes.infos.len() >= NODES_MAX && !nodes.infos.contains_key(&other.id) {
+            let room = nodes.len() < NODES_MAX || nodes.contains_key(&other.id);
+            if other.id == self.me.id || !room {
                 continue;
             }
-            if nodes.infos.get(&other.id).is_none_or(|known| known.boot < other.boot) {
-                nodes.infos.insert(other.id, other);
+            if nodes.get(&other.id).is_none_or(|known| is_newer(known, &other)) {
+                nodes.insert(other.id, other);
                 changed = true;
             }
         }
-        if !changed {
-            return;
+        if changed {
+            self.nodes_changed(nodes);
         }
-        let stored = encode_nodes(nodes.infos.values());
+    }
+
+    /// Stores where the nodes are, and tells those who wait for it.
+    fn nodes_changed(&self, nodes: MutexGuard<'_, Nodes>) {
+        let stored = encode_nodes(nodes.values());
         drop(nodes);
         // Not awaited: losing it costs a question to a seed.
         let stored = self.storage.submit(
@@ -232,34 +246,21 @@ impl Cluster {
         self.changed.send_replace(());
     }
 
+    /// Serves nothing from here on, until the node is started again. The first reason stays.
+    pub(crate) fn refuse(&self, reason: NotServing) {
+        self.refused.get_or_init(|| reason);
+        self.changed.send_replace(());
+    }
+
+    /// Why this run serves nothing and nobody, whatever the membership says.
+    pub(crate) fn refused(&self) -> Option<&NotServing> {
+        self.refused.get()
+    }
+
     fn lock_nodes(&self) -> MutexGuard<'_, Nodes> {
         self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-impl Nodes {
-    /// Raises this node's boot above that of `said`, which somebody says of it, unless that is older or true.
-    fn contradict(&mut self, said: &NodeInfo) -> bool {
-        let Some(own) = self.infos.get_mut(&said.id) else { return false };
-        if said.boot < own.boot || said == own {
-            return false;
-        }
-        // Two processes with one certificate contradict each other for ever; that must not become a storm.
-        if self.contradicted.is_some_and(|at| at.elapsed() < CONTRADICT_EVERY) {
-            return false;
-        }
-        own.boot = said.boot.saturating_add(1);
-        self.contradicted = Some(Instant::now());
-        tracing::warn!(
-            node = %said.id, boot = own.boot, elsewhere = %said.address,
-            "others know this node under another start; they are told of this one. If this recurs, another process runs with the same certificate: stop it"
-        );
-        true
-    }
-}
-
-/// How often a node contradicts what is said of it.
-const CONTRADICT_EVERY: Duration = Duration::from_secs(1);
 
 /// Nodes whose addresses are kept.
 const NODES_MAX: usize = 20_000;
@@ -285,6 +286,16 @@ pub enum NotServing {
     NotFounded {
         /// The cluster.
         cluster: String,
+    },
+    /// Another process runs under the id of this node, and was there first.
+    #[error(
+        "another process runs as node {node} at {address} and was there first, so this one serves nothing: stop one of the two (a copied disk, or one certificate used twice); this one serves again only after a restart"
+    )]
+    Duplicate {
+        /// The node that runs twice.
+        node: NodeId,
+        /// Where the other process is.
+        address: String,
     },
     /// The cluster was founded without this node.
     #[error(
@@ -330,19 +341,34 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_node_with_a_new_disk_contradicts_what_is_known_of_the_old_one() {
+    fn what_a_node_says_itself_holds_also_among_runs_that_count_alike() {
+        let cluster = load(&Arc::default(), info("n1", 1, 1, "a:1"));
+        cluster.learn(vec![info("n2", 4, 2, "b:1")]);
+        cluster.learn(vec![info("n2", 4, 3, "b:2")]);
+        assert_eq!(cluster.nodes()[1], info("n2", 4, 3, "b:2"));
+        // By the operator, or an old word that came late.
+        cluster.unite_nodes(vec![info("n2", 0, 0, "b:3")]);
+        cluster.learn(vec![info("n2", 0, 0, "b:4"), info("n1", 9, 9, "c:1")]);
+        assert_eq!(cluster.nodes(), [info("n1", 1, 1, "a:1"), info("n2", 4, 3, "b:2")]);
+    }
+
+    #[test]
+    fn a_boot_that_was_taken_is_gone_on_from() {
         let storage = Arc::default();
         let cluster = load(&storage, info("n1", 1, 77, "new:1"));
-        // Older, or what it says itself: nothing to contradict.
-        cluster.unite_nodes(vec![info("n1", 0, 0, "new:1"), info("n1", 1, 77, "new:1")]);
-        assert_eq!(cluster.own_boot(), 1);
-        cluster.unite_nodes(vec![info("n1", 7, 66, "old:1")]);
+        cluster.set_own_boot(8);
         assert_eq!(cluster.nodes(), [info("n1", 8, 77, "new:1")]);
-        // Once is enough for the moment: the other one may be alive and contradict, too.
-        cluster.unite_nodes(vec![info("n1", 9, 66, "old:1")]);
-        assert_eq!(cluster.own_boot(), 8);
-        // The next start counts on from what the others were told.
         drop(cluster);
         assert_eq!(load(&storage, info("n1", 2, 77, "new:2")).me.boot, 9);
+    }
+
+    #[test]
+    fn who_refuses_says_why_and_goes_on_refusing() {
+        let cluster = load(&Arc::default(), info("n1", 1, 1, "a:1"));
+        let reason = |address: &str| NotServing::Duplicate { node: cluster.me.id, address: address.into() };
+        cluster.refuse(reason("b:1"));
+        cluster.refuse(reason("c:1"));
+        assert_eq!(cluster.serving(&cluster.view()), Err(reason("b:1")));
+        assert!(reason("b:1").to_string().contains("another process runs as node n1 at b:1"));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A request's way, by file names: `server` takes it off a connection; `coordinator` counts answers and decides, or forwards;
 //! `replica` reads, unites and mints on every home; `storage` keeps the records. `cluster` is what the node knows of the
-//! membership, `exchange` how that travels, `peers` the connections to the others. `hints` are kept for homes that are out of
-//! reach; `background` bounds what no client waits for.
+//! membership, `gossip` how that travels and who is suspected to be down, `peers` the connections to the others. `hints` are
+//! kept for homes that are out of reach; `background` bounds what no client waits for.
 //!
 //! # What this crate does not do
 //!
@@ -16,7 +16,7 @@ mod cluster;
 mod coordinator;
 mod data_dir;
 mod env;
-mod exchange;
+mod gossip;
 mod hints;
 mod key;
 mod metrics;

@@ -92,6 +92,11 @@ metrics! {
     background_left_out: Family<WorkLabel, Counter> = Family::default(), "Pieces of background work left out because too many were waiting";
     put_ids: Gauge = Gauge::default(), "Put ids remembered for retries";
     history_entries: Gauge = Gauge::default(), "Entries of the membership history";
+    gossip_messages: Counter = Counter::default(), "Messages of gossip sent";
+    gossip_bytes: Counter = Counter::default(), "Bytes of gossip sent, as frames";
+    peers_up: Gauge = Gauge::default(), "Other members that are up in this node's opinion";
+    peers_suspected: Gauge = Gauge::default(), "Other members that the failure detector suspects to be down";
+    identity_conflicts: Counter = Counter::default(), "Times that two processes were found to run under one node id";
 }
 
 /// 50 us to 10 s, a factor of two apart.
@@ -102,6 +107,11 @@ fn latency() -> Histogram {
 impl Metrics {
     pub(crate) fn request_ended(&self, operation: Operation, ending: Ending) {
         self.requests.get_or_create(&RequestLabels { operation, ending }).inc();
+    }
+
+    pub(crate) fn gossip_sent(&self, bytes: usize) {
+        self.gossip_messages.inc();
+        self.gossip_bytes.inc_by(bytes as u64);
     }
 
     /// All of them as OpenMetrics text.

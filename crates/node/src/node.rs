@@ -13,7 +13,7 @@ use dynkv_proto::{Failure, NodeInfo};
 use dynkv_ring::{Change, Founding, NodeId};
 use thiserror::Error;
 use tokio::{
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -23,7 +23,7 @@ use crate::{
     cluster::{Cluster, LoadError, NotServing},
     data_dir::{DataDir, DataDirError},
     env::Env,
-    exchange,
+    gossip::{self, Gossiper},
     hints::{self, Hints},
     metrics::Metrics,
     peers::Peers,
@@ -139,12 +139,17 @@ pub struct Node {
     tasks: Tasks,
 }
 
-/// Tasks that end with the node, also with one that is dropped: it would go on serving unseen.
-struct Tasks([JoinHandle<()>; 4]);
+/// Tasks that end with the node, also with one that is dropped: it would go on serving unseen, or speak in the name of the
+/// one that is started after it.
+struct Tasks {
+    gossip: Arc<Gossiper>,
+    handles: [JoinHandle<()>; 6],
+}
 
 impl Drop for Tasks {
     fn drop(&mut self) {
-        self.0.iter().for_each(JoinHandle::abort);
+        self.gossip.stop();
+        self.handles.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -222,12 +227,14 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let name = endpoint.identity().name().cluster().to_owned();
         let cluster = Arc::new(Cluster::load(storage.clone(), name, info)?);
+        let gossip = Arc::new(Gossiper::new(cluster.clone(), env.clone(), metrics.clone()));
         let hints = Arc::new(Hints::load(storage.clone(), metrics.clone(), hint_bytes_max)?);
         let shared = Arc::new(Shared {
-            peers: Peers::new(endpoint.clone(), cluster.clone()),
+            peers: Peers::new(endpoint.clone(), cluster.clone(), gossip.clone(), metrics.clone()),
             replica: Replica::new(storage, hints, env.clone(), metrics.clone()),
             background: Background::new(metrics.clone()),
             cluster,
+            gossip,
             metrics,
             env,
             requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
@@ -238,10 +245,16 @@ impl Node {
             let (endpoint, server) = (endpoint.clone(), Arc::new(Server(shared.clone())));
             tokio::spawn(async move { endpoint.serve(server).await })
         };
-        let exchange = tokio::spawn(exchange::run(shared.clone(), seeds));
-        let deliver = tokio::spawn(hints::deliver(shared.clone()));
-        let control = tokio::spawn(background::control(shared.clone()));
-        Ok(Node { shared, endpoint, tasks: Tasks([serve, exchange, deliver, control]) })
+        let handles = [
+            serve,
+            tokio::spawn(gossip::run_rounds(shared.clone())),
+            tokio::spawn(gossip::ask_seeds(shared.clone(), seeds)),
+            tokio::spawn(gossip::keep_up(shared.clone())),
+            tokio::spawn(hints::deliver(shared.clone())),
+            tokio::spawn(background::control(shared.clone())),
+        ];
+        let tasks = Tasks { gossip: shared.gossip.clone(), handles };
+        Ok(Node { shared, endpoint, tasks })
     }
 
     /// Its id.
@@ -272,6 +285,17 @@ impl Node {
         propose::propose(&self.shared, Change::Found(founding), nodes).await.map(drop)
     }
 
+    /// Whether another node is up, in this one's opinion: a connection to it stands, and the failure detector does not suspect
+    /// it.
+    pub fn is_up(&self, node: NodeId) -> bool {
+        self.shared.peers.is_up(node)
+    }
+
+    /// Changes whenever some other node has come up.
+    pub fn watch_up(&self) -> watch::Receiver<u64> {
+        self.shared.peers.watch_up()
+    }
+
     /// Whether the cluster this node belongs to has been founded, as far as it knows.
     pub fn is_founded(&self) -> bool {
         self.shared.cluster.view().membership.founded()
@@ -281,14 +305,15 @@ impl Node {
     /// have been tried.
     ///
     /// # Errors
-    /// [`NotServing::NotMember`] when the cluster was founded without it.
+    /// [`NotServing::NotMember`] when the cluster was founded without it, [`NotServing::Duplicate`] when another process
+    /// has its place.
     pub async fn serving(&self) -> Result<(), NotServing> {
         let mut changed = self.shared.cluster.subscribe();
         loop {
             match self.shared.cluster.serving(&self.shared.cluster.view()) {
                 Ok(()) => break,
-                Err(refused @ NotServing::NotMember { .. }) => return Err(refused),
                 Err(NotServing::NotFounded { .. }) => {}
+                Err(refused) => return Err(refused),
             }
             // The sender lives in `shared`: this ends only with a change.
             if changed.changed().await.is_err() {
@@ -302,10 +327,26 @@ impl Node {
         Ok(())
     }
 
+    /// Waits until the node serves nothing any more because another process has its place: perhaps for ever. It goes on
+    /// saying so until it is stopped.
+    pub async fn refused(&self) -> NotServing {
+        let mut changed = self.shared.cluster.subscribe();
+        loop {
+            if let Some(reason) = self.shared.cluster.refused() {
+                return reason.clone();
+            }
+            // The sender lives in `shared`: this ends only with a change.
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
     /// Stops: takes no more requests, waits a bounded time for those under way, and closes the store, with everything in it
     /// on disk. Another node may use the port and the data directory when this returns.
     pub async fn shutdown(self) {
         let Node { shared, endpoint, tasks } = self;
+        shared.gossip.stop();
         // From here on new requests are refused as overloaded; those under way end or run into their deadline.
         let idle = timeout(DRAIN, shared.requests.acquire_many(REQUESTS_MAX as u32)).await;
         if idle.is_err() {

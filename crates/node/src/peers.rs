@@ -14,12 +14,22 @@ use dynkv_net::{CallError, Class, ConnectError, Connection, Endpoint, Expect};
 use dynkv_proto::{DecodeError, Failure, Frame, Message, NodeInfo, PeerStatus, kinds};
 use dynkv_ring::NodeId;
 use thiserror::Error;
-use tokio::time::Instant;
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
-use crate::cluster::Cluster;
+use crate::{
+    cluster::Cluster,
+    gossip::{Gossiper, Opinion},
+    metrics::Metrics,
+};
 
 /// How long after a failed attempt to connect there is no other. Calls fail at once until one has succeeded.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// A call that was given less time says nothing about the peer when the time is up.
+const SILENCE_MIN: Duration = Duration::from_millis(500);
 
 /// How long a node that keeps as many hints as it may is not asked to keep more.
 const HINTS_FULL_FOR: Duration = Duration::from_secs(5);
@@ -55,9 +65,15 @@ impl PeerError {
 pub(crate) struct Peers {
     endpoint: Endpoint,
     cluster: Arc<Cluster>,
+    gossip: Arc<Gossiper>,
+    metrics: Arc<Metrics>,
     peers: Mutex<BTreeMap<NodeId, Arc<Peer>>>,
     /// Whether the node stops: no connection is kept any more.
     closed: AtomicBool,
+    /// Wakes whoever keeps connections up when one was lost.
+    trouble: Notify,
+    /// Counts the times that a peer came up.
+    came_up: watch::Sender<u64>,
 }
 
 /// One other node.
@@ -70,19 +86,43 @@ struct Peer {
     latency_us: AtomicU64,
     /// When it last refused a hint because it keeps as many as it may.
     hints_full: Mutex<Option<Instant>>,
+    /// When it last answered, in microseconds of the gossip's time.
+    answered_us: AtomicU64,
+    /// Whether a call has failed since it last answered.
+    failing: AtomicBool,
+    /// The failure detector's opinion, as last asked.
+    suspected: AtomicBool,
+    /// Whether it was up when last looked at.
+    up: AtomicBool,
 }
 
 #[derive(Default)]
 struct PeerState {
     connection: Option<Connection>,
+    /// Where the node was believed to be when the connection was made, if anybody had told.
+    address: Option<String>,
     /// When the latest attempt to connect failed, and to which address it was.
     failed: Option<(Instant, String)>,
     last_error: String,
 }
 
 impl Peers {
-    pub(crate) fn new(endpoint: Endpoint, cluster: Arc<Cluster>) -> Peers {
-        Peers { endpoint, cluster, peers: Mutex::default(), closed: AtomicBool::new(false) }
+    pub(crate) fn new(
+        endpoint: Endpoint,
+        cluster: Arc<Cluster>,
+        gossip: Arc<Gossiper>,
+        metrics: Arc<Metrics>,
+    ) -> Peers {
+        Peers {
+            endpoint,
+            cluster,
+            gossip,
+            metrics,
+            peers: Mutex::default(),
+            closed: AtomicBool::new(false),
+            trouble: Notify::new(),
+            came_up: watch::Sender::new(0),
+        }
     }
 
     fn peer(&self, id: NodeId) -> Arc<Peer> {
@@ -94,6 +134,10 @@ impl Peers {
                 connecting: tokio::sync::Mutex::new(()),
                 latency_us: AtomicU64::new(0),
                 hints_full: Mutex::new(None),
+                answered_us: AtomicU64::new(0),
+                failing: AtomicBool::new(false),
+                suspected: AtomicBool::new(false),
+                up: AtomicBool::new(false),
             })
         };
         peers.entry(id).or_insert_with(new).clone()
@@ -114,17 +158,23 @@ impl Peers {
             None => self.connect(&peer, timeout).await?,
         };
         let started = Instant::now();
-        let answer = connection.call(class, frame, deadline.saturating_duration_since(started)).await;
+        let allowed = deadline.saturating_duration_since(started);
+        let answer = connection.call(class, frame, allowed).await;
+        let ended = Instant::now();
+        match &answer {
+            Ok(_) => self.answered(&peer, ended),
+            Err(error) => self.unanswered(&peer, error, allowed),
+        }
         match answer {
             Ok(frame) if frame.kind == kinds::FAILURE => Err(PeerError::Refused(frame.message()?)),
             Ok(frame) => {
                 if class == Class::Foreground {
-                    peer.observe_latency(started.elapsed());
+                    peer.observe_latency(ended - started);
                 }
                 Ok(frame)
             }
             Err(error) => {
-                peer.observe_latency(started.elapsed());
+                peer.observe_latency(ended - started);
                 peer.state().last_error = error.to_string();
                 Err(error.into())
             }
@@ -190,14 +240,115 @@ impl Peers {
         match outcome {
             Ok(connection) => {
                 tracing::debug!(peer = %peer.id, address = %info.address, "connected");
-                *state = PeerState { connection: self.kept(&connection), ..PeerState::default() };
+                let address = Some(info.address);
+                *state = PeerState { connection: self.kept(&connection), address, ..PeerState::default() };
+                drop(state);
+                self.connected(peer);
                 Ok(connection)
             }
             Err(error) => {
                 tracing::debug!(peer = %peer.id, address = %info.address, %error, "not connected");
                 state.failed = Some((Instant::now(), info.address));
                 state.last_error.clone_from(&error);
+                drop(state);
+                self.gossip.call_failed(peer.id);
+                peer.failing.store(true, Ordering::Relaxed);
+                self.review_one(peer);
                 Err(PeerError::Unreachable(error))
+            }
+        }
+    }
+
+    /// The peer has answered. On the path of every request: the failure detector is told at once only if it has had
+    /// reason for suspicion, otherwise by the next [review](Peers::review).
+    fn answered(&self, peer: &Peer, at: Instant) {
+        let at = self.gossip.time_of(at);
+        peer.answered_us.store(at.as_micros() as u64, Ordering::Relaxed);
+        if peer.failing.load(Ordering::Relaxed) {
+            peer.failing.store(false, Ordering::Relaxed);
+            self.gossip.call_succeeded(peer.id, at);
+            self.review_one(peer);
+        }
+    }
+
+    /// A connection stands, which takes packets in both directions.
+    fn connected(&self, peer: &Peer) {
+        self.gossip.call_succeeded(peer.id, self.gossip.now());
+        self.review_one(peer);
+    }
+
+    /// A call had no answer.
+    fn unanswered(&self, peer: &Peer, error: &CallError, allowed: Duration) {
+        let silent = match error {
+            CallError::TimedOut { .. } | CallError::NotSentInTime { .. } => allowed >= SILENCE_MIN,
+            CallError::Lost { .. } => true,
+            // Too large, too many, or a connection that was lost before: nothing was asked of the peer.
+            _ => false,
+        };
+        if silent {
+            self.gossip.call_failed(peer.id);
+            peer.failing.store(true, Ordering::Relaxed);
+            self.review_one(peer);
+        }
+        if peer.connected().is_none() {
+            self.trouble.notify_one();
+        }
+    }
+
+    /// Wakes when a connection was lost.
+    pub(crate) async fn trouble(&self) {
+        self.trouble.notified().await;
+    }
+
+    /// Tells the failure detector who has answered, and looks who is up.
+    pub(crate) fn review(&self, nodes: impl Iterator<Item = NodeId>) {
+        let (mut up, mut suspected) = (0, 0);
+        for node in nodes {
+            let peer = self.peer(node);
+            let answered_us = peer.answered_us.swap(0, Ordering::Relaxed);
+            if answered_us > 0 {
+                self.gossip.call_succeeded(node, Duration::from_micros(answered_us));
+                // The detector has forgotten its failures.
+                peer.failing.store(false, Ordering::Relaxed);
+            }
+            self.review_one(&peer);
+            up += i64::from(peer.up.load(Ordering::Relaxed));
+            suspected += i64::from(peer.suspected.load(Ordering::Relaxed));
+        }
+        self.metrics.peers_up.set(up);
+        self.metrics.peers_suspected.set(suspected);
+    }
+
+    fn review_one(&self, peer: &Peer) {
+        peer.suspected.store(self.gossip.is_suspect(peer.id), Ordering::Relaxed);
+        let up = peer.is_up();
+        if peer.up.swap(up, Ordering::Relaxed) != up {
+            tracing::debug!(peer = %peer.id, up, "a peer's standing has changed");
+            if up {
+                self.came_up.send_modify(|times| *times += 1);
+            }
+        }
+    }
+
+    /// Changes whenever some peer has come up.
+    pub(crate) fn watch_up(&self) -> watch::Receiver<u64> {
+        self.came_up.subscribe()
+    }
+
+    /// Lets go of the connection to a node that is somewhere else now, and returns it.
+    pub(crate) fn leave_old_address(&self, info: &NodeInfo) -> Option<Connection> {
+        let peer = self.peer(info.id);
+        let mut state = peer.state();
+        match &state.address {
+            Some(address) if *address != info.address => {
+                state.address = None;
+                state.connection.take()
+            }
+            Some(_) => None,
+            None => {
+                // A seed's: now its node has said where it is.
+                state.address = state.connection.as_ref().map(|_| info.address.clone());
+                None
             }
         }
     }
@@ -231,25 +382,31 @@ impl Peers {
         (!moved).then_some(at)
     }
 
-    /// Tries to connect to `node` unless it is connected: what keeps connections up without traffic.
-    pub(crate) async fn ensure_connected(&self, node: NodeId) {
+    /// Tries to connect to `node` unless it is connected: what keeps connections up without traffic. Says whether it has
+    /// connected.
+    pub(crate) async fn ensure_connected(&self, node: NodeId) -> bool {
         let peer = self.peer(node);
         if peer.connected().is_none()
             && let Ok(_connecting) = peer.connecting.try_lock()
             && !self.failed_lately(&peer)
         {
-            // The outcome is kept in the peer's state.
-            drop(self.connect_now(&peer).await);
+            // Why not is kept in the peer's state.
+            return self.connect_now(&peer).await.is_ok();
         }
+        false
     }
 
     /// Connects to an address of which only the cluster is known, unless one of `others` is dialled there anyway. Returns
-    /// who answers there.
-    pub(crate) async fn connect_seed(&self, seed: &str, others: &[NodeInfo]) -> Result<NodeId, String> {
+    /// who answers there, with the connection if one was made.
+    pub(crate) async fn connect_seed(
+        &self,
+        seed: &str,
+        others: &[NodeInfo],
+    ) -> Result<(NodeId, Option<Connection>), String> {
         let address = resolve(seed).await?;
         let text = address.to_string();
         if let Some(info) = others.iter().find(|info| info.address == text) {
-            return Ok(info.id);
+            return Ok((info.id, None));
         }
         let connection =
             self.endpoint.connect(address, Expect::AnyNode).await.map_err(|error| error.to_string())?;
@@ -259,9 +416,11 @@ impl Peers {
             if peer.connected().is_none() {
                 let mut state = peer.state();
                 *state = PeerState { connection: self.kept(&connection), ..PeerState::default() };
+                drop(state);
+                self.connected(&peer);
             }
         }
-        Ok(id)
+        Ok((id, Some(connection)))
     }
 
     /// Whether a connection to `node` stands.
@@ -269,10 +428,21 @@ impl Peers {
         self.peer(node).connected().is_some()
     }
 
-    /// Whether a request to `node` has a chance: a connection stands, or the latest attempt did not fail.
+    /// Whether `node` is up, as far as this node can tell: a connection stands, and the failure detector does not suspect it.
+    pub(crate) fn is_up(&self, node: NodeId) -> bool {
+        self.peer(node).is_up()
+    }
+
+    /// Whether the failure detector suspects `node` to be down.
+    pub(crate) fn is_suspected(&self, node: NodeId) -> bool {
+        self.peer(node).suspected.load(Ordering::Relaxed)
+    }
+
+    /// Whether a request to `node` has a chance: it is up, or nobody has tried yet.
     pub(crate) fn is_reachable(&self, node: NodeId) -> bool {
         let peer = self.peer(node);
-        peer.connected().is_some() || self.failed(&peer).is_none()
+        let suspected = peer.suspected.load(Ordering::Relaxed);
+        !suspected && (peer.connected().is_some() || self.failed(&peer).is_none() && !peer.is_lost())
     }
 
     /// Takes note that `node` keeps as many hints as it may.
@@ -300,11 +470,20 @@ impl Peers {
     pub(crate) fn status(&self, node: NodeId) -> PeerStatus {
         let peer = self.peer(node);
         let connection = peer.connected();
+        let Opinion { suspected, phi, silent, load } = self.gossip.opinion(node);
+        let info = self.cluster.node(&node);
         PeerStatus {
             id: node,
             connected: connection.is_some(),
             rtt_us: connection.map_or(0, |connection| connection.rtt().as_micros() as u64),
             last_error: peer.state().last_error.clone(),
+            suspected,
+            phi_milli: (phi * 1000.0) as u64,
+            silent_ms: silent.map(|silent| silent.as_millis() as u64),
+            boot: info.as_ref().map_or(0, |info| info.boot),
+            address: info.as_ref().map_or_else(String::new, |info| info.address.clone()),
+            version: info.map_or_else(String::new, |info| info.version),
+            load,
         }
     }
 }
@@ -316,6 +495,15 @@ impl Peer {
 
     fn connected(&self) -> Option<Connection> {
         self.state().connection.as_ref().filter(|connection| !connection.is_closed()).cloned()
+    }
+
+    fn is_up(&self) -> bool {
+        self.connected().is_some() && !self.suspected.load(Ordering::Relaxed)
+    }
+
+    /// Whether it had a connection that is lost now.
+    fn is_lost(&self) -> bool {
+        self.state().connection.as_ref().is_some_and(Connection::is_closed)
     }
 
     /// An eighth of each new sample, as TCP smooths its round trip time.

@@ -9,7 +9,7 @@ use dynkv_ring::{Change, Entry};
 
 use crate::{
     cluster::{Cluster, View, is_supported},
-    exchange,
+    gossip,
     shared::Shared,
 };
 
@@ -34,11 +34,13 @@ pub(crate) async fn propose(
         .map_err(|error| Failure::not_done(FailureCode::Clock, error.to_string()))?;
     let entry =
         Entry::new(time.as_u64(), node.cluster.me.id, change).map_err(|error| invalid(error.to_string()))?;
-    node.cluster.unite_nodes(nodes);
+    node.cluster.unite_nodes(nodes.clone());
+    node.gossip.introduce(nodes);
     node.cluster.add_entry(entry.clone()).await.map_err(|error| {
         Failure::unknown(FailureCode::Storage, format!("node {}: {error}", node.cluster.me.id))
     })?;
-    exchange::tell_all(node);
+    node.gossip.carry(entry.clone());
+    gossip::tell_all(node);
     Ok((entry, node.cluster.view().digest))
 }
 

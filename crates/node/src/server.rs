@@ -5,14 +5,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynkv_net::{Handler, PeerName, Responder};
 use dynkv_proto::{
-    Conflict, Digest, DrainHints, Exchange, Failure, FailureCode, Frame, Get, List, Message, Metrics,
+    Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, List, Message, Metrics,
     MetricsReply, Propose, Put, PutSeen, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply,
-    ReplicaPut, ReplicaPutReply, Status, StatusReply, View, kinds,
+    ReplicaPut, ReplicaPutReply, Status, StatusReply, View, ViewReply, kinds,
 };
 use dynkv_ring::PartitionId;
 
 use crate::{
-    coordinator, exchange,
+    coordinator, gossip,
     hints::{self, HintError, Place},
     key::Key,
     propose,
@@ -30,17 +30,16 @@ pub(crate) struct Server(pub(crate) Arc<Shared>);
 impl Handler for Server {
     fn handle(&self, peer: &Arc<PeerName>, frame: Frame, responder: Responder) {
         let node = &self.0;
-        if let Err(failure) = allowed(peer, frame.kind) {
+        if let Err(failure) = allowed(peer, frame.kind).and_then(|()| spoken_for(node, frame.kind)) {
             return responder.send(Frame::new(&failure, Bytes::new()));
         }
         match frame.kind {
             kinds::GET => coordinate::<Get>(node, frame, responder),
             kinds::PUT => coordinate::<Put>(node, frame, responder),
             kinds::LIST => coordinate::<List>(node, frame, responder),
-            kinds::VIEW => inline(frame, responder, |request: View| {
-                let view = node.cluster.view();
-                Ok((exchange::view_reply(&node.cluster, &view, request.view), Bytes::new()))
-            }),
+            kinds::VIEW => {
+                inline(frame, responder, |request: View| Ok((view(node, request.view), Bytes::new())));
+            }
             kinds::STATUS => inline(frame, responder, |_: Status| Ok((status(node), Bytes::new()))),
             kinds::METRICS => inline(frame, responder, |_: Metrics| {
                 Ok((MetricsReply { text: metrics(node) }, Bytes::new()))
@@ -56,9 +55,13 @@ impl Handler for Server {
             kinds::REPLICA_PUT => replica_put(node, frame, responder),
             kinds::REPLICA_LIST => inline(frame, responder, |request| replica_list(node, &request)),
             kinds::PUT_SEEN => inline(frame, responder, |request| put_seen(node, request)),
-            kinds::EXCHANGE => spawned(node, frame, responder, |node, request: Exchange| async move {
-                exchange::answer(&node, request).await
-            }),
+            kinds::GOSSIP => {
+                let message = frame.body.clone();
+                inline(frame, responder, |_: Gossip| {
+                    let from = peer.node_id().ok_or_else(|| forbidden(peer, "a node's certificate"))?;
+                    gossip::answer(node, *from, &message)
+                });
+            }
             kind => {
                 let message = format!(
                     "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
@@ -89,8 +92,22 @@ fn allowed(peer: &PeerName, kind: u16) -> Result<(), Failure> {
         kinds::PROPOSE | kinds::DRAIN_HINTS => "the role admin",
         _ => "a node's certificate",
     };
+    Err(forbidden(peer, needed))
+}
+
+fn forbidden(peer: &PeerName, needed: &str) -> Failure {
     let message = format!("{peer} may not do this: it needs {needed}; have one issued with `dyn cert`");
-    Err(Failure::not_done(FailureCode::Forbidden, message))
+    Failure::not_done(FailureCode::Forbidden, message)
+}
+
+/// Whether this process may act as its node. One whose place is taken by another still says how it is.
+fn spoken_for(node: &Shared, kind: u16) -> Result<(), Failure> {
+    match node.cluster.refused() {
+        Some(reason) if !matches!(kind, kinds::VIEW | kinds::STATUS | kinds::METRICS) => {
+            Err(Failure::not_done(FailureCode::NotServing, reason.to_string()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn decode<M: Message>(frame: &Frame) -> Result<M, Failure> {
@@ -273,11 +290,18 @@ fn put_seen(node: &Shared, request: PutSeen) -> Result<(dynkv_proto::PutSeenRepl
         .map_err(|error| storage_failure(node, &error))
 }
 
+/// What a client needs to route by itself.
+fn view(node: &Shared, known: Digest) -> ViewReply {
+    let view = node.cluster.view();
+    let history = (view.digest != known).then(|| view.history.to_bytes().into());
+    ViewReply { view: view.digest, history, nodes: node.cluster.nodes() }
+}
+
 fn status(node: &Shared) -> StatusReply {
     let view = node.cluster.view();
     let reason = node.cluster.serving(&view).err().map(|reason| reason.to_string());
-    let stats = node.replica.storage.stats();
-    // As the others are told of it: its boot may have been raised since it started.
+    let (stats, load) = (node.replica.storage.stats(), node.gossip.own_load());
+    // As the others are told of it: it may have taken a higher boot since it started.
     let me = node.cluster.node(&node.cluster.me.id).unwrap_or_else(|| node.cluster.me.clone());
     StatusReply {
         node: me,
@@ -288,7 +312,9 @@ fn status(node: &Shared) -> StatusReply {
         view: view.digest,
         records: stats.records,
         disk_bytes: stats.disk_bytes,
-        peers: exchange::others(&node.cluster).iter().map(|info| node.peers.status(info.id)).collect(),
+        peers: gossip::others(&node.cluster).iter().map(|info| node.peers.status(info.id)).collect(),
+        hints: load.hints,
+        oldest_hint_s: load.oldest_hint_s,
     }
 }
 

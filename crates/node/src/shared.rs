@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 use crate::{
-    background::Background, cluster::Cluster, data_dir::DataDir, env::Env, metrics::Metrics, peers::Peers,
-    replica::Replica,
+    background::Background, cluster::Cluster, data_dir::DataDir, env::Env, gossip::Gossiper,
+    metrics::Metrics, peers::Peers, replica::Replica,
 };
 
 /// Client requests coordinated or forwarded at once; more are refused, before their deadline has run.
@@ -15,6 +15,7 @@ pub(crate) const REQUESTS_MAX: usize = 4096;
 /// A node's parts. Each guards itself; none is locked across another.
 pub(crate) struct Shared {
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) gossip: Arc<Gossiper>,
     pub(crate) peers: Peers,
     pub(crate) replica: Arc<Replica>,
     pub(crate) background: Background,

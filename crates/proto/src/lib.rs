@@ -50,10 +50,10 @@ pub use frame::{FRAME_PREFIX_BYTES, Frame, HEADER_BYTES_MAX, Message, Request};
 pub use hints::{DrainHints, DrainHintsReply, HintEntry, HintTotals, Hints, HintsReply};
 pub use ids::{Actor, Digest, Marks, PutId, Stamp, display_dot};
 pub use messages::{
-    Exchange, ExchangeReply, Get, GetReply, Hops, List, ListReply, ListedKey, Metrics, MetricsReply,
-    NodeInfo, PeerStatus, Propose, ProposeReply, Put, PutReply, PutSeen, PutSeenReply, ReplicaGet,
-    ReplicaGetReply, ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply, Seen, Status, StatusReply,
-    View, ViewReply, kinds,
+    Announcement, Get, GetReply, Gossip, GossipReply, Hops, List, ListReply, ListedKey, Metrics,
+    MetricsReply, NodeInfo, NodeLoad, PeerStatus, Propose, ProposeReply, Put, PutReply, PutSeen,
+    PutSeenReply, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply,
+    Seen, Status, StatusReply, View, ViewReply, kinds,
 };
 pub use state::{Merge, State, Version, VersionHeader, value_hash};
 

@@ -31,7 +31,7 @@ pub mod kinds {
     pub const REPLICA_PUT: u16 = 101;
     pub const REPLICA_LIST: u16 = 102;
     pub const PUT_SEEN: u16 = 103;
-    pub const EXCHANGE: u16 = 104;
+    pub const GOSSIP: u16 = 104;
 
     pub const REPLY: u16 = 0x8000;
     pub const GET_REPLY: u16 = REPLY | GET;
@@ -47,7 +47,7 @@ pub mod kinds {
     pub const REPLICA_PUT_REPLY: u16 = REPLY | REPLICA_PUT;
     pub const REPLICA_LIST_REPLY: u16 = REPLY | REPLICA_LIST;
     pub const PUT_SEEN_REPLY: u16 = REPLY | PUT_SEEN;
-    pub const EXCHANGE_REPLY: u16 = REPLY | EXCHANGE;
+    pub const GOSSIP_REPLY: u16 = REPLY | GOSSIP;
     pub const FAILURE: u16 = 0xffff;
 }
 
@@ -178,7 +178,8 @@ message! {
         keys: Vec<Blob>,
         /// Where the next page begins: after this key. `None`: the partition is done.
         next: Option<Blob>,
-        /// Whether enough replicas answered that no acknowledged write can be missing.
+        /// Whether enough homes answered that no write can be missing that `w` homes had acknowledged. What is still kept as a
+        /// hint for them may be.
         complete: bool,
         /// Digest of the responder's membership history.
         view: Digest,
@@ -192,8 +193,8 @@ array! {
         id: NodeId,
         /// Where it is reached, `host:port`.
         address: String,
-        /// Counts the node's starts, from 1 on each new disk; a node that finds itself known under one not below its own
-        /// raises its own above that.
+        /// Counts the node's starts, from 1 on each new disk; a node that finds itself known under a greater one takes one
+        /// above that. 0: the node has not been heard of itself.
         boot: u64,
         /// Random identity of its disk, drawn when the data directory was made. 0: not known yet.
         disk: u64,
@@ -241,6 +242,20 @@ array! {
         rtt_us: u64,
         /// What failed last, or empty.
         last_error: String,
+        /// Whether the failure detector suspects it to be down.
+        suspected: bool = false,
+        /// How surprising its silence is: phi in thousandths.
+        phi_milli: u64 = 0,
+        /// Time since the last sign of life, also by way of others, in milliseconds; `None` when there was none.
+        silent_ms: Option<u64> = None,
+        /// Where it is believed to be, `host:port`.
+        address: String = String::new(),
+        /// Its boot counter, 0 if it has never been heard of.
+        boot: u64 = 0,
+        /// The version of its software.
+        version: String = String::new(),
+        /// What it last said that it carries.
+        load: Option<NodeLoad> = None,
     }
 }
 
@@ -265,6 +280,10 @@ message! {
         disk_bytes: u64,
         /// What it thinks of the others.
         peers: Vec<PeerStatus>,
+        /// Hints that it keeps for others.
+        hints: u64 = 0,
+        /// Age of the oldest of them in seconds; `None` without hints.
+        oldest_hint_s: Option<u64> = None,
     }
 }
 
@@ -433,25 +452,47 @@ message! {
 }
 
 message! {
-    /// Two nodes make their views equal: histories by union, node addresses by boot counter.
-    EXCHANGE, Exchange => ExchangeReply {
-        /// Digest of the caller's history.
-        view: Digest,
-        /// The caller's history, when it knows that the other's differs.
-        history: Option<Blob>,
-        /// Where the caller thinks the nodes are.
-        nodes: Vec<NodeInfo>,
+    /// A message of the gossip between nodes. Body: the message in CBOR (`dynkv_gossip::Message`); what it carries is the
+    /// nodes' business.
+    GOSSIP, Gossip => GossipReply {
+        /// Nothing yet.
+        reserved: u8,
     }
 }
 
 message! {
-    /// The other side of an exchange.
-    EXCHANGE_REPLY, ExchangeReply {
-        /// Digest of the responder's history, after uniting.
-        view: Digest,
-        /// The responder's history, when the caller's digest differs.
-        history: Option<Blob>,
-        /// Where the responder thinks the nodes are.
-        nodes: Vec<NodeInfo>,
+    /// The other side's answer; body: the next message of the exchange, or nothing when there is no more to say.
+    GOSSIP_REPLY, GossipReply {
+        /// Nothing yet.
+        reserved: u8,
+    }
+}
+
+array! {
+    /// What a node has to carry, roughly: the others are told of great changes only.
+    #[derive(Default)]
+    pub NodeLoad {
+        /// Records on its disk, tombstones included.
+        records: u64,
+        /// Bytes on its disk.
+        disk_bytes: u64,
+        /// Hints that it keeps for others.
+        hints: u64,
+        /// Age of the oldest of them in seconds; `None` without hints.
+        oldest_hint_s: Option<u64>,
+    }
+}
+
+array! {
+    /// What a node says about itself in the gossip, beside its id and boot counter.
+    pub Announcement {
+        /// Where it is reached, `host:port`.
+        address: String,
+        /// Random identity of its disk; 0 when others say it, who do not know.
+        disk: u64,
+        /// The software's version.
+        version: String,
+        /// What it has to carry.
+        load: NodeLoad,
     }
 }

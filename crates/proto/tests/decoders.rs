@@ -71,8 +71,12 @@ fn decode_all(kind: u16, bytes: &Bytes) {
     one::<ReplicaListReply>(bytes);
     one::<PutSeen>(bytes);
     one::<PutSeenReply>(bytes);
-    one::<Exchange>(bytes);
-    one::<ExchangeReply>(bytes);
+    one::<Gossip>(bytes);
+    one::<GossipReply>(bytes);
+    one::<Hints>(bytes);
+    one::<HintsReply>(bytes);
+    one::<DrainHints>(bytes);
+    one::<DrainHintsReply>(bytes);
     one::<Failure>(bytes);
     let _ = State::decode(bytes.clone());
     let _ = State::digest(bytes);
@@ -98,6 +102,7 @@ fn put() -> Put {
         pw: Some(0),
         timeout_ms: 5000,
         hops: Hops(1),
+        tried: Some(vec![node()]),
     }
 }
 
@@ -296,7 +301,9 @@ fn a_large_put_moves_little_more_than_its_copies() {
     let position = Position::of("b", b"k");
     let token = ContextToken::new(position, written.context, HybridTime::from_u64(1 << 60), Some(node()));
     let put = Frame::new(&Put { context: token.encode().into(), ..put() }, value.clone());
-    let replica = ReplicaPut { bucket: "b".into(), key: "k".into(), stamp: Stamp::default(), durable: true };
+    let stamp = Stamp::default();
+    let replica =
+        ReplicaPut { bucket: "b".into(), key: "k".into(), stamp, durable: true, hint_for: Some(node()) };
     let replica = Frame::new(&replica, state.encode());
     let acknowledged = Frame::new(&ReplicaPutReply { stamp: Stamp::default() }, Bytes::new());
     let moved = put.wire_len() + 2 * (replica.wire_len() + acknowledged.wire_len());

@@ -1,6 +1,6 @@
 //! Clusters in one process: real nodes over real UDP and real stores, on the test's runtime.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use bytes::Bytes;
 use dynkv_client::{Client, ClusterFile};
@@ -81,9 +81,22 @@ impl Cluster {
         self.nodes.insert(node.id(), Slot { info: node.info().clone(), node: Some(node) });
     }
 
+    /// Starts another process of a node, on a data directory of its own, at any free port.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn start_twin(&self, node: NodeId, data_dir: &Path) -> Node {
+        let started = self.start_on(node, loopback(), data_dir).await;
+        started.unwrap_or_else(|error| panic!("{node}: {error}"))
+    }
+
     async fn start_node(&self, node: NodeId, listen: SocketAddr) -> Result<Node, StartError> {
+        self.start_on(node, listen, &self.data_dir(node)).await
+    }
+
+    async fn start_on(&self, node: NodeId, listen: SocketAddr, data_dir: &Path) -> Result<Node, StartError> {
         let identity = self.identity(&PeerName::node(CLUSTER, node).expect("a good name"));
-        let mut config = NodeConfig::new(self.data_dir(node), listen, identity);
+        let mut config = NodeConfig::new(data_dir, listen, identity);
         config.seeds = self.running().map(|other| other.info().address.clone()).collect();
         config.cache_bytes = 1024 * 1024;
         Node::start(config).await
@@ -233,10 +246,19 @@ impl Cluster {
         self.connect_as(node, &client_name(role)).await
     }
 
+    /// A bare connection to a process of a node, which may be another than the cluster's.
+    pub async fn connect_to(&self, node: NodeId, at: SocketAddr, role: Role) -> Peer {
+        self.connect_to_as(node, at, &client_name(role)).await
+    }
+
     /// A bare connection to one node under any name that the CA issues.
     pub async fn connect_as(&self, node: NodeId, name: &PeerName) -> Peer {
+        self.connect_to_as(node, self.node(node).local_addr(), name).await
+    }
+
+    async fn connect_to_as(&self, node: NodeId, at: SocketAddr, name: &PeerName) -> Peer {
         let endpoint = Endpoint::client(self.identity(name), Options::default()).expect("a free port");
-        let connected = endpoint.connect(self.node(node).local_addr(), Expect::Node(node)).await;
+        let connected = endpoint.connect(at, Expect::Node(node)).await;
         let connection = connected.unwrap_or_else(|error| panic!("{node}: {error}"));
         Peer::new(endpoint, connection)
     }

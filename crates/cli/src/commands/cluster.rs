@@ -280,6 +280,8 @@ mod tests {
             records: 0,
             disk_bytes: 0,
             peers: vec![],
+            hints: 0,
+            oldest_hint_s: None,
         };
         assert!(check_member(&spec, &status("n1", false, nothing)).is_ok());
         let exit = |status| check_member(&spec, &status).unwrap_err().exit();

@@ -20,7 +20,7 @@ use crate::signals::Stop;
 use crate::{files, output};
 
 /// A node that has not served by then tells what it waits for. One of a founded cluster hears of the founding sooner: nodes
-/// exchange what they know every second.
+/// gossip every second.
 const QUIET: Duration = Duration::from_secs(2);
 
 /// Run one node of a cluster
@@ -105,12 +105,14 @@ impl Start {
             told.event("listening", &format!("node {id} of cluster {cluster} listens on {}", told.listen));
             let served = tokio::select! {
                 signal = stop.recv() => Ok(signal),
-                served = wait_serving(&node, &told) => match served {
-                    Ok(()) => {
-                        told.event("serving", &format!("node {id} serves at {}", told.address));
-                        Ok(stop.recv().await)
+                served = serve(&node, &told) => match served {
+                    // It stays, and says why to whoever asks: restarted again and again it would dispute the other's place.
+                    refused @ NotServing::Duplicate { .. } => {
+                        told.event("refusing", &format!("node {id} serves nothing: {refused}"));
+                        stop.recv().await;
+                        Err(refused)
                     }
-                    Err(refused) => Err(refused),
+                    refused => Err(refused),
                 },
             };
             if let Ok(signal) = &served {
@@ -159,6 +161,17 @@ impl Start {
             config.cache_bytes = cache_bytes;
         }
         Ok(config)
+    }
+}
+
+/// Tells when the node serves. Returns when it does not, or no longer.
+async fn serve(node: &RunningNode, told: &Told) -> NotServing {
+    match wait_serving(node, told).await {
+        Ok(()) => {
+            told.event("serving", &format!("node {} serves at {}", node.id(), told.address));
+            node.refused().await
+        }
+        Err(refused) => refused,
     }
 }
 

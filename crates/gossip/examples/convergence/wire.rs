@@ -65,7 +65,7 @@ fn incarnation(of: &Incarnation) -> usize {
 fn stamp(stamp: &Stamp) -> usize {
     1 + incarnation(&stamp.incarnation)
         + number(stamp.version)
-        + stamp.contested_by.as_ref().map_or(1, incarnation)
+        + stamp.rejects.as_ref().map_or(1, incarnation)
 }
 
 fn state(state: &NodeState) -> usize {

@@ -36,7 +36,7 @@ fn incarnation() -> impl Strategy<Value = Incarnation> {
 
 fn stamp() -> impl Strategy<Value = Stamp> {
     (incarnation(), number(), prop::option::of(incarnation()))
-        .prop_map(|(incarnation, version, contested_by)| Stamp { incarnation, version, contested_by })
+        .prop_map(|(incarnation, version, rejects)| Stamp { incarnation, version, rejects })
 }
 
 fn state() -> impl Strategy<Value = NodeState> {
@@ -152,7 +152,7 @@ proptest! {
 fn refusals_are_counted() {
     let mut node = node();
     let state = |id: u64, len| {
-        let stamp = Stamp { incarnation: Incarnation { boot: 1, nonce: id }, version: 1, contested_by: None };
+        let stamp = Stamp { incarnation: Incarnation { boot: 1, nonce: id }, version: 1, rejects: None };
         (id as u32, NodeState { stamp, bytes: vec![0; len] })
     };
     let message = |values| Message {
@@ -166,6 +166,7 @@ fn refusals_are_counted() {
     node.handle(1, message((1..=40).map(|id| state(id, 5)).collect()), Duration::ZERO);
     assert_eq!((node.states().len(), node.counters().states_refused), (20, 1 + 21));
     assert_eq!(node.set_state(vec![0; 51]), Err(SetStateError::TooLong { len: 51, bytes_max: 50 }));
-    node.handle(0, message(vec![]), Duration::ZERO);
+    node.remove(1);
+    node.handle(1, message(vec![]), Duration::ZERO);
     assert_eq!(node.counters().messages_ignored, 1);
 }

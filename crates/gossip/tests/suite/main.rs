@@ -7,6 +7,7 @@ mod hostile;
 mod reconcile;
 #[cfg(feature = "serde")]
 mod serde;
+mod strangers;
 #[path = "../../examples/convergence/wire.rs"]
 mod wire;
 #[path = "../../examples/convergence/world.rs"]

@@ -41,14 +41,19 @@ fn messages_come_back_and_are_as_long_as_calculated() {
     let mut world = World::<Small>::new(1, Faults { loss: 0.1, ..Faults::NONE }, size);
     world.log = Some(Vec::new());
     for id in 0..30 {
-        // Two processes under one id, so that contests travel, too.
+        // Two processes under one id, so that rejections travel, too.
         let process = world.start(Config::default(), id % 29, 1, &[0, 1], Small::new());
         world.node_mut(process).set_state(vec![7; 30]).unwrap();
         for number in 0..40 {
             world.node_mut(process).payload_mut().insert(u64::from(id) << number).unwrap();
         }
     }
-    world.run(15 * SECOND);
+    for _ in 0..15 {
+        world.run(SECOND);
+        for node in world.nodes.iter_mut().flatten() {
+            node.outbid(true);
+        }
+    }
     let log = world.log.unwrap();
     assert!(log.iter().any(|message| message.step > 3));
     for message in log {
@@ -62,7 +67,7 @@ fn parts_come_back() {
     check(&Digest::of("x"));
     check(&Heartbeat { id: "n1".to_owned(), boot: 1, count: u64::MAX });
     let incarnation = Incarnation { boot: 2, nonce: 3 };
-    let stamp = Stamp { incarnation, version: 4, contested_by: Some(incarnation) };
+    let stamp = Stamp { incarnation, version: 4, rejects: Some(incarnation) };
     check(&stamp);
     check(&NodeState { stamp, bytes: vec![0, 255] });
     check(&Latest { version: 1, value: "x".to_owned() });

@@ -12,7 +12,7 @@ use tokio::{sync::oneshot, time::MissedTickBehavior};
 use super::Queued;
 use crate::{background::Work, record::parse_record_key, shared::Shared, storage::StorageError};
 
-/// How often targets are looked at again. That one is back is noticed by the connection to it, within as much.
+/// How often targets are looked at again, besides when one comes up.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Hints of one target on their way at once: enough for one sync of its disk to serve many.
@@ -28,6 +28,7 @@ pub(crate) async fn run(node: Arc<Shared>) {
     // Each target has a pass of its own: one that is slow must not hold up the others.
     let mut passes = FuturesUnordered::new();
     let mut targets = BTreeSet::new();
+    let mut came_up = node.peers.watch_up();
     loop {
         tokio::select! {
             biased;
@@ -37,12 +38,16 @@ pub(crate) async fn run(node: Arc<Shared>) {
             }
             // By a first hint, or by an operator.
             () = node.replica.hints.wake.notified() => {}
+            // The sender lives in `node`.
+            Ok(()) = came_up.changed() => {}
             _ = ticks.tick() => {}
         }
         if let Err(error) = node.replica.hints.recount_if_stale() {
             tracing::debug!(%error, "the hints could not be counted again");
         }
-        for target in node.replica.hints.totals().into_keys() {
+        let totals = node.replica.hints.totals();
+        tell(&node, totals.values().map(|totals| totals.hints).sum());
+        for target in totals.into_keys() {
             if targets.insert(target) {
                 let node = &node;
                 passes.push(async move {
@@ -52,6 +57,13 @@ pub(crate) async fn run(node: Arc<Shared>) {
             }
         }
     }
+}
+
+/// Lets the others know what this node keeps.
+fn tell(node: &Shared, hints: u64) {
+    let now_ms = node.env.wall_ms();
+    let oldest = node.replica.hints.oldest_since_ms().unwrap_or_default();
+    node.gossip.set_hints(hints, oldest.map(|since_ms| now_ms.saturating_sub(since_ms) / 1000));
 }
 
 /// Delivers what there is for `target`, until there is no more, or until it fails.

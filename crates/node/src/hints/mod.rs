@@ -289,6 +289,16 @@ impl Hints {
         Ok((page, more))
     }
 
+    /// When the oldest hint of all was begun, by this node's wall clock.
+    pub(crate) fn oldest_since_ms(&self) -> Result<Option<u64>, StorageError> {
+        let mut oldest = None;
+        for target in self.totals().into_keys() {
+            let (first, _) = self.page(&target, None, 1, u64::MAX)?;
+            oldest = oldest.into_iter().chain(first.first().map(|queued| queued.since_ms)).min();
+        }
+        Ok(oldest)
+    }
+
     /// Removes the hint that `queued` names, if it still holds `delivered`, which its target has on disk; `None` removes
     /// whatever is there, because it cannot be read. `done` learns whether it is gone.
     fn remove_delivered(

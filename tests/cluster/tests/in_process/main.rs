@@ -3,6 +3,7 @@
 
 mod failures;
 mod founding;
+mod identity;
 mod listing;
 mod refusals;
 mod routing;

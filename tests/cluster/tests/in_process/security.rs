@@ -13,8 +13,8 @@ use dynkv_net::{
     certs::{CertificateAuthority, Issued, Validity},
 };
 use dynkv_proto::{
-    ALPN, Digest, Exchange, FailureCode, Frame, Outcome, PutId, PutSeen, ReplicaGet, ReplicaList, ReplicaPut,
-    Stamp, kinds,
+    ALPN, FailureCode, Frame, Gossip, Outcome, PutId, PutSeen, ReplicaGet, ReplicaList, ReplicaPut, Stamp,
+    kinds,
 };
 use dynkv_ring::{Change, NodeId};
 use dynkv_tests::{
@@ -234,7 +234,7 @@ async fn no_client_may_act_as_a_node() {
             Bytes::new(),
         ),
         Frame::new(&PutSeen { bucket, key, put_id: PutId(1) }, Bytes::new()),
-        Frame::new(&Exchange { view: Digest(0), history: None, nodes: Vec::new() }, Bytes::new()),
+        Frame::new(&Gossip { reserved: 0 }, Bytes::new()),
     ];
     for frame in frames {
         let kind = frame.kind;
@@ -263,7 +263,7 @@ async fn headers_and_states_that_cannot_be_read_are_refused_and_the_connection_g
     let cluster = Cluster::start(3).await;
     let node = id("n1");
     let peer = cluster.connect_as(node, &PeerName::node(CLUSTER, id("n2")).unwrap()).await;
-    for kind in [kinds::GET, kinds::PUT, kinds::LIST, kinds::PROPOSE, kinds::REPLICA_PUT, kinds::EXCHANGE] {
+    for kind in [kinds::GET, kinds::PUT, kinds::LIST, kinds::PROPOSE, kinds::REPLICA_PUT, kinds::GOSSIP] {
         for header in [&b""[..], b"\xff\xff", b"\x80", b"\x9f\x9f\x9f\x9f", b"\x81\x01"] {
             let frame = Frame { kind, header: Bytes::from_static(header), body: Bytes::new() };
             assert_eq!(code(&peer, frame).await, FailureCode::Invalid, "kind {kind}, {header:?}");

@@ -137,6 +137,57 @@ fn a_node_that_hangs_holds_nobody_up() {
     });
 }
 
+#[test]
+fn a_node_that_hangs_is_missed_and_comes_back_by_itself() {
+    let mut fleet = Fleet::start();
+    // Nobody asks for anything; only status is looked at.
+    let seen = |fleet: &Fleet| -> String {
+        let status = fleet.run(&["status", "--from", "n1", "--json"]).ok();
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let peers = status["nodes"][0]["peers"].as_array().unwrap().clone();
+        let hung = peers.iter().find(|peer| peer["node"] == "n3").unwrap();
+        hung["seen"].as_str().unwrap().to_owned()
+    };
+    runtime().block_on(async {
+        eventually("all are up", async || (seen(&fleet) == "up").then_some(())).await;
+        fleet.process(2).signal("STOP");
+        eventually("it is missed", async || (seen(&fleet) != "up").then_some(())).await;
+        let table = fleet.run(&["status"]).ok();
+        assert!(table.contains("no answer") && table.contains("SEEN BY"), "{table}");
+        fleet.process(2).signal("CONT");
+        eventually("it is back", async || (seen(&fleet) == "up").then_some(())).await;
+    });
+}
+
+#[test]
+fn a_certificate_that_is_used_twice_serves_once_and_the_second_process_says_why() {
+    let mut fleet = Fleet::start();
+    runtime().block_on(async {
+        eventually("the first has been there for a while", async || {
+            let status: Value = serde_json::from_str(&fleet.run(&["status", "--json"]).ok()).unwrap();
+            (status["nodes"][1]["uptime_ms"].as_u64() > Some(6000)).then_some(())
+        })
+        .await;
+    });
+    let mut twin = Process::start(&mut fleet.node_command("n2", &fleet.path("twin"), "127.0.0.1:0"));
+    twin.wait_for("refusing");
+    fleet.run(&["put", "b/k", "v", "-w", "3"]).ok();
+    let status: Value = serde_json::from_str(&fleet.run(&["status", "--json"]).ok()).unwrap();
+    for node in status["nodes"].as_array().unwrap() {
+        assert_eq!(node["serving"], true, "{status}");
+    }
+    assert_eq!(status["nodes"][1]["address"], fleet.address(1), "{status}");
+    assert!(twin.runs());
+    twin.terminate();
+    let (ended, errors) = twin.ended();
+    assert_eq!(ended.code(), Some(3), "{errors}");
+    assert!(
+        errors.contains("another process runs as node n2") && errors.contains("stop one of the two"),
+        "{errors}"
+    );
+    assert!(fleet.process(1).runs());
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
