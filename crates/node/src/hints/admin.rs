@@ -23,6 +23,7 @@ pub(crate) fn list(node: &Shared, request: &Hints) -> Result<(HintsReply, Bytes)
     for (target, kept) in hints.totals() {
         let (oldest, _) = hints.page(&target, None, 1, u64::MAX).map_err(failed)?;
         let reachable = node.peers.is_reachable(target);
+        let of_connection = node.peers.status(target).last_error;
         totals.push(HintTotals {
             target,
             hints: kept.hints,
@@ -30,7 +31,10 @@ pub(crate) fn list(node: &Shared, request: &Hints) -> Result<(HintsReply, Bytes)
             oldest_ms: oldest.first().map_or(0, |oldest| now_ms.saturating_sub(oldest.since_ms)),
             reachable,
             // Nothing is delivered to a target out of reach: what failed is the connection.
-            last_error: if reachable { hints.outcome(&target) } else { node.peers.status(target).last_error },
+            last_error: match of_connection {
+                error if !reachable && !error.is_empty() => error,
+                _ => hints.outcome(&target),
+            },
         });
     }
     let (mut entries, mut more) = (Vec::new(), false);
