@@ -1,5 +1,7 @@
 //! Homes that are down: others take their writes, keep them as hints, and hand them over.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use dynkv_client::Client;
 use dynkv_net::{PeerName, Role};
@@ -12,6 +14,9 @@ use dynkv_tests::{
 };
 
 use crate::support::{assert_refused, read, split};
+
+/// For what the client library tries again and again until its time is up.
+const SHORT: Duration = Duration::from_millis(500);
 
 /// Keys with the same homes as `k`, in the same order.
 fn neighbours(cluster: &Cluster, count: usize) -> Vec<String> {
@@ -155,7 +160,7 @@ async fn with_two_of_three_homes_down_another_node_stands_in() {
         );
     }
 
-    let error = assert_refused(client.put("b", "k", "x").pw(2).await, FailureCode::Quorum);
+    let error = assert_refused(client.put("b", "k", "x").pw(2).timeout(SHORT).await, FailureCode::Quorum);
     assert!(error.to_string().contains("1 of the 2 home replicas"), "{error}");
     for (r, pr) in [(2, 2), (3, 2)] {
         let failure =
@@ -195,8 +200,8 @@ async fn with_all_homes_down_the_others_take_writes_and_give_them_back() {
         assert_eq!(fetched.value().unwrap(), "second", "{key}");
     }
     // Two nodes are not three.
-    assert_refused(client.put("b", "k", "x").w(3).await, FailureCode::Quorum);
-    let error = assert_refused(client.put("b", "k", "x").pw(1).await, FailureCode::Quorum);
+    assert_refused(client.put("b", "k", "x").w(3).timeout(SHORT).await, FailureCode::Quorum);
+    let error = assert_refused(client.put("b", "k", "x").pw(1).timeout(SHORT).await, FailureCode::Quorum);
     assert!(error.to_string().contains("0 of the 1 home replicas"), "{error}");
     for &home in &homes {
         eventually("every home's are kept", async || {
