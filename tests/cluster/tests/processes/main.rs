@@ -3,7 +3,9 @@
 
 mod bench;
 mod dev;
+mod faults;
 mod fleet;
+mod load;
 mod refusals;
 mod survival;
 
