@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Puts that must be acknowledged while a node is down.
-const PUTS: usize = 100;
+pub(crate) const PUTS: usize = 100;
 
 pub(crate) fn ids() -> [NodeId; 3] {
     ["n1", "n2", "n3"].map(id)

@@ -15,8 +15,11 @@ use std::{
 use dynkv_client::{Client, ClusterFile, Context};
 use dynkv_proto::Outcome;
 use dynkv_ring::NodeId;
-use dynkv_tests::wait::{TICK, eventually};
-use tokio::{task::JoinSet, time::interval};
+use dynkv_tests::wait::{LONG, TICK, eventually};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, interval, sleep},
+};
 
 use crate::survival::runtime;
 
@@ -148,17 +151,11 @@ impl Written {
     /// Waits until hints have gone to their targets by themselves, holds that nothing acknowledged is lost and nothing
     /// refused is there, and that replicas agree.
     pub(crate) async fn check(&self, client: &Client, nodes: &[NodeId]) {
-        eventually("all hints are delivered", async || {
-            client.refresh().await.ok()?;
-            for &node in nodes {
-                let kept = client.hints(node).timeout(TIMEOUT).await.ok()?;
-                if !kept.totals.is_empty() {
-                    return None;
-                }
-            }
-            Some(())
-        })
-        .await;
+        let give_up = Instant::now() + LONG;
+        while let Some(kept) = hints_left(client, nodes).await {
+            assert!(Instant::now() < give_up, "not delivered within {LONG:?}: {kept}");
+            sleep(TICK).await;
+        }
         let count = |failed| self.0.iter().filter(|write| write.failed == failed).count();
         let outcomes = [None, Some(Outcome::Unknown), Some(Outcome::NotDone)].map(count);
         let handed = metrics(client, nodes, "hints_delivered_total").await;
@@ -202,6 +199,18 @@ impl Written {
             assert!(accounted.contains(&write.value[..]), "{write:?} is lost; there are {left:?}");
         }
     }
+}
+
+/// What is not delivered yet, for people.
+async fn hints_left(client: &Client, nodes: &[NodeId]) -> Option<String> {
+    let mut left = Vec::new();
+    for &node in nodes {
+        match client.hints(node).timeout(TIMEOUT).await {
+            Ok(kept) => left.extend(kept.totals.iter().map(|totals| format!("{node} keeps {totals:?}"))),
+            Err(error) => left.push(error.to_string()),
+        }
+    }
+    (!left.is_empty()).then(|| left.join("; "))
 }
 
 /// The sum of a metric over all nodes, by its name without the prefix.
@@ -254,7 +263,7 @@ pub(crate) async fn until_seen(client: &Client, asked: NodeId, node: NodeId, up:
         if (peer.connected && !peer.suspected) == up {
             return Some(());
         }
-        tokio::time::sleep(TICK).await;
+        sleep(TICK).await;
         None
     })
     .await;

@@ -6,6 +6,8 @@ mod dev;
 mod faults;
 mod fleet;
 mod load;
+mod namespaces;
+mod partitions;
 mod refusals;
 mod survival;
 
