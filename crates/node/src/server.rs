@@ -45,8 +45,8 @@ impl Handler for Server {
                 Ok((MetricsReply { text: metrics(node) }, Bytes::new()))
             }),
             kinds::HINTS => inline(frame, responder, |request| hints::admin::list(node, &request)),
-            kinds::DRAIN_HINTS => spawned(node, frame, responder, |node, request: DrainHints| async move {
-                hints::admin::drain(&node, request).await
+            kinds::DRAIN_HINTS => inline(frame, responder, |request: DrainHints| {
+                Ok((hints::admin::drain(node, &request), Bytes::new()))
             }),
             kinds::PROPOSE => spawned(node, frame, responder, |node, request: Propose| async move {
                 propose::answer(&node, request).await

@@ -11,6 +11,8 @@ pub(crate) mod admin;
 mod delivery;
 mod layout;
 mod replica;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

@@ -3,6 +3,7 @@
 
 mod failures;
 mod founding;
+mod hints;
 mod identity;
 mod listing;
 mod refusals;
