@@ -286,7 +286,7 @@ fn replica_list(node: &Shared, request: &ReplicaList) -> Result<(ReplicaListRepl
 fn put_seen(node: &Shared, request: PutSeen) -> Result<(dynkv_proto::PutSeenReply, Bytes), Failure> {
     let (key, place, conflict) = key(node, request.bucket, request.key.0)?;
     node.replica
-        .answer_put_seen(&key, &place, conflict, request.put_id)
+        .answer_put_seen(&key, &place, conflict, request.put_id, request.attempt)
         .map_err(|error| storage_failure(node, &error))
 }
 

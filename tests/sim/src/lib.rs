@@ -18,6 +18,7 @@ pub mod batch;
 pub mod buckets;
 pub mod checker;
 pub mod disk;
+mod draw;
 mod faults;
 pub mod gate;
 mod heal;
