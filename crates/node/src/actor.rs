@@ -8,7 +8,10 @@ use std::sync::{
 use dynkv_proto::Actor;
 use dynkv_vclock::CausalContext;
 
-use crate::env::Env;
+use crate::{
+    env::Env,
+    planted::{self, Bug},
+};
 
 /// The actors of one process start.
 ///
@@ -40,9 +43,13 @@ impl Actors {
     ) -> Actor {
         let incarnation = self.incarnation.load(Ordering::SeqCst);
         match local {
-            Some(actor) if actor.0 == incarnation && context.highest(&actor) <= stored.highest(&actor) => {
+            Some(actor)
+                if (actor.0 == incarnation || planted::is(Bug::ActorReusedAfterRestart))
+                    && context.highest(&actor) <= stored.highest(&actor) =>
+            {
                 actor
             }
+            _ if planted::is(Bug::HintSharesActor) => Actor(incarnation, 0),
             _ => Actor(incarnation, self.births.fetch_add(1, Ordering::SeqCst)),
         }
     }
@@ -50,6 +57,9 @@ impl Actors {
     /// After a local write that failed, or whose outcome is unknown: its dot may be on disk or on a replica while the
     /// record here does not know it. Nothing is minted under the old incarnation again.
     pub(crate) fn renew(&self) {
+        if planted::is(Bug::DotReusedAfterFailedWrite) {
+            return;
+        }
         self.incarnation.store(draw(&self.env), Ordering::SeqCst);
     }
 }

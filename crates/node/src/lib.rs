@@ -22,6 +22,11 @@ mod key;
 mod metrics;
 mod node;
 mod peers;
+#[cfg(dynkv_planted)]
+pub mod planted;
+#[cfg(not(dynkv_planted))]
+#[expect(unreachable_pub, reason = "the simulator sees it in a build that has planted bugs")]
+mod planted;
 mod propose;
 mod put_ids;
 mod record;

@@ -26,8 +26,8 @@ const IDS_MAX: usize = 100_000;
 /// a put that a node has begun is *cannot say* until its outcome is known, and a node that has said no treats a first
 /// attempt that comes later as a retry.
 ///
-/// *Not applied* is answered only if everything within the retry window is still remembered: starting and forgetting early
-/// both move the moment from which that is true.
+/// *Not applied*, and *applied* once, are answered only if everything within the retry window is still remembered: starting and
+/// forgetting early both move the moment from which that is true.
 pub(crate) struct PutIds {
     /// Only looked up, never walked: its order is not deterministic.
     known: HashMap<PutId, Known, Xxh3DefaultBuilder>,
@@ -43,8 +43,10 @@ enum Known {
     Denied,
     /// This node is or was about to write it, and does not know of a success.
     Begun,
-    /// It was applied under this dot.
+    /// It was applied under this dot, the latest that was learned of.
     Applied(Dot<Actor>),
+    /// As `Applied`, and under another dot before. Which ones have been read or replaced since is not known.
+    Twins(Dot<Actor>),
 }
 
 /// Another coordinator is carrying out this put: it must be treated as a retry.
@@ -58,7 +60,12 @@ impl PutIds {
 
     /// Remembers that `id` was applied under `dot`.
     pub(crate) fn remember(&mut self, id: PutId, dot: Dot<Actor>, now: Instant) {
-        self.note(id, Known::Applied(dot), now);
+        let known = match self.known.get(&id) {
+            Some(Known::Applied(other)) if *other != dot => Known::Twins(dot),
+            Some(Known::Twins(_)) => Known::Twins(dot),
+            _ => Known::Applied(dot),
+        };
+        self.note(id, known, now);
     }
 
     /// This node is about to write `id` for the first time. Refused when it has told another coordinator that it had not:
@@ -66,7 +73,7 @@ impl PutIds {
     pub(crate) fn begin(&mut self, id: PutId, now: Instant) -> Result<(), Denied> {
         match self.known.get(&id) {
             Some(Known::Denied) => Err(Denied),
-            Some(Known::Begun | Known::Applied(_)) => Ok(()),
+            Some(Known::Begun | Known::Applied(_) | Known::Twins(_)) => Ok(()),
             None => {
                 self.note(id, Known::Begun, now);
                 Ok(())
@@ -77,7 +84,7 @@ impl PutIds {
     /// This node is about to carry out a retry of `id`, and will ask the others. Says what it knows itself.
     pub(crate) fn begin_retry(&mut self, id: PutId, now: Instant) -> Seen {
         let seen = self.peek(id, now);
-        if seen != Seen::Applied {
+        if !matches!(seen, Seen::Applied | Seen::AppliedPerhapsTwice) {
             self.note(id, Known::Begun, now);
         }
         seen
@@ -86,9 +93,14 @@ impl PutIds {
     /// The dot under which `id` was applied, if it is remembered.
     pub(crate) fn dot(&self, id: PutId) -> Option<Dot<Actor>> {
         match self.known.get(&id) {
-            Some(Known::Applied(dot)) => Some(*dot),
+            Some(Known::Applied(dot) | Known::Twins(dot)) => Some(*dot),
             _ => None,
         }
+    }
+
+    /// Whether `id` is remembered to have been applied more than once.
+    pub(crate) fn has_twins(&self, id: PutId) -> bool {
+        matches!(self.known.get(&id), Some(Known::Twins(_)))
     }
 
     /// Tells another coordinator what is known of `id`. Having said *not applied*, this node will not be first.
@@ -101,10 +113,12 @@ impl PutIds {
     }
 
     fn peek(&self, id: PutId, now: Instant) -> Seen {
+        let complete = now.saturating_duration_since(self.complete_since) >= RETRY_WINDOW;
         match self.known.get(&id) {
-            Some(Known::Applied(_)) => Seen::Applied,
+            Some(Known::Applied(_)) if complete => Seen::Applied,
+            Some(Known::Applied(_) | Known::Twins(_)) => Seen::AppliedPerhapsTwice,
             Some(Known::Begun) => Seen::CannotSay,
-            _ if now.saturating_duration_since(self.complete_since) >= RETRY_WINDOW => Seen::NotApplied,
+            _ if complete => Seen::NotApplied,
             _ => Seen::CannotSay,
         }
     }
@@ -152,6 +166,7 @@ mod tests {
         assert_eq!(ids.answer(PutId(1), start), Seen::CannotSay);
         assert_eq!(ids.answer(PutId(2), start + RETRY_WINDOW), Seen::NotApplied);
         ids.remember(PutId(1), DOT, start);
+        assert_eq!(ids.answer(PutId(1), start), Seen::AppliedPerhapsTwice);
         assert_eq!(ids.answer(PutId(1), start + RETRY_WINDOW), Seen::Applied);
         assert_eq!(ids.dot(PutId(1)), Some(DOT));
     }
@@ -175,6 +190,24 @@ mod tests {
         assert_eq!(ids.answer(PutId(2), later), Seen::Applied);
     }
 
+    /// The interleaving that this is for, found by the simulator: two coordinators have written a put, a third client has
+    /// replaced both versions, and a retry must still say that there may be a duplicate.
+    #[test]
+    fn twins_are_remembered_after_they_are_gone() {
+        let start = Instant::now();
+        let mut ids = PutIds::new(start);
+        ids.remember(PutId(1), DOT, start);
+        ids.remember(PutId(1), DOT, start);
+        assert_eq!(ids.answer(PutId(1), start + RETRY_WINDOW), Seen::Applied);
+        assert!(!ids.has_twins(PutId(1)));
+        let twin = Dot { counter: 2, ..DOT };
+        ids.remember(PutId(1), twin, start);
+        ids.remember(PutId(1), twin, start);
+        assert!(ids.has_twins(PutId(1)));
+        assert_eq!(ids.answer(PutId(1), start + RETRY_WINDOW), Seen::AppliedPerhapsTwice);
+        assert_eq!(ids.dot(PutId(1)), Some(twin));
+    }
+
     #[test]
     fn forgetting_under_pressure_is_admitted() {
         let start = Instant::now();
@@ -184,7 +217,8 @@ mod tests {
             ids.remember(PutId(id), DOT, later);
         }
         assert_eq!(ids.len(), 2);
-        assert_eq!(ids.answer(PutId(3), later), Seen::Applied);
+        assert_eq!(ids.answer(PutId(3), later), Seen::AppliedPerhapsTwice);
+        assert_eq!(ids.answer(PutId(3), later + RETRY_WINDOW), Seen::Applied);
         assert_eq!(ids.answer(PutId(1), later), Seen::CannotSay);
         assert_eq!(ids.answer(PutId(9), later + RETRY_WINDOW), Seen::NotApplied);
     }

@@ -24,6 +24,7 @@ use crate::{
     hints::{Delta, HintError, Hints, Place},
     key::Key,
     metrics::Metrics,
+    planted::{self, Bug},
     put_ids::{Denied, PutIds},
     record::{Record, bucket_prefix},
     storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
@@ -328,7 +329,7 @@ impl Replica {
             let twins = state.siblings().iter().filter(|(_, version)| version.put_id == put_id);
             let mut own: CausalContext<Actor> = twins.map(|(twin, _)| *twin).collect();
             own.insert(dot);
-            let twins = own.len() > 1;
+            let twins = own.len() > 1 || self.put_ids().has_twins(put_id);
             let mut context = token.context;
             context.merge(&own);
             let time = state.siblings().get(&dot).map_or(token.time, |version| version.time.max(token.time));
@@ -338,7 +339,8 @@ impl Replica {
             self.put_ids().begin(put_id, Instant::now()).map_err(|Denied| MintError::Denied)?;
         }
         self.check_limits(&state, &token.context, conflict, mint.siblings_max)?;
-        let time = self.time_after(token.time.max(state.latest_time()), conflict)?;
+        let replaced = if planted::is(Bug::TimeIgnoresContext) { HybridTime::MIN } else { token.time };
+        let time = self.time_after(replaced.max(state.latest_time()), conflict)?;
         let actor = self.actors.choose(local_actor, state.context(), &token.context);
         let version = Version {
             time,
@@ -356,10 +358,11 @@ impl Replica {
         self.metrics.lww_discarded.inc_by(discarded as u64);
         self.metrics.versions_minted.inc();
         let record = Record { local_actor: Some(actor), state: encoded.clone() };
-        Ok((
-            Minted { state: encoded, dot: written.dot, context: written.context, time, twins: false },
-            Some(record),
-        ))
+        let context = match planted::is(Bug::ContextOfCoordinator) {
+            true => state.context().clone(),
+            false => written.context,
+        };
+        Ok((Minted { state: encoded, dot: written.dot, context, time, twins: false }, Some(record)))
     }
 
     fn check_limits(
@@ -424,13 +427,13 @@ impl Replica {
         let seen = self.put_ids().answer(put_id, Instant::now());
         let record = self.held(key, place, conflict)?;
         let (seen, dot) = match (self.applied(put_id, record.as_ref())?, seen) {
-            (Some(dot), _) => (Seen::Applied, dot),
+            (Some(dot), seen) => (applied_seen(seen), dot),
             // Applied, and its record is gone or set aside: nothing to hand on, and nothing to deny.
-            (None, Seen::Applied) => (Seen::CannotSay, NO_DOT),
+            (None, Seen::Applied | Seen::AppliedPerhapsTwice) => (Seen::CannotSay, NO_DOT),
             (None, seen) => (seen, NO_DOT),
         };
         let state = match (seen, record) {
-            (Seen::Applied, Some(record)) => record.state,
+            (Seen::Applied | Seen::AppliedPerhapsTwice, Some(record)) => record.state,
             _ => Bytes::new(),
         };
         Ok((PutSeenReply { seen, actor: dot.actor, counter: dot.counter, stamp: self.stamp() }, state))
@@ -446,7 +449,7 @@ impl Replica {
     ) -> Result<Seen, StorageError> {
         let seen = self.put_ids().begin_retry(put_id, Instant::now());
         let applied = self.applied(put_id, self.held(key, place, conflict)?.as_ref())?;
-        Ok(if applied.is_some() { Seen::Applied } else { seen })
+        Ok(if applied.is_some() { applied_seen(seen) } else { seen })
     }
 
     /// The dot of a put that `record` contains or has covered.
@@ -515,6 +518,16 @@ impl Replica {
             }
             None => Ok(page),
         }
+    }
+}
+
+/// What is known of a put that is found in its record, when memory says `seen` of it.
+///
+/// The record shows one version; that there was no other, replaced since, only memory knows.
+fn applied_seen(seen: Seen) -> Seen {
+    match seen {
+        Seen::Applied | Seen::NotApplied => Seen::Applied,
+        Seen::AppliedPerhapsTwice | Seen::CannotSay => Seen::AppliedPerhapsTwice,
     }
 }
 

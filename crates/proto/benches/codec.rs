@@ -45,6 +45,7 @@ fn benches(criterion: &mut Criterion) {
         key: Bytes::from_static(b"user/1234567890").into(),
         stamp: Stamp::default(),
         durable: false,
+        hint_for: None,
     };
     let body = state(1).encode();
     criterion.bench_function("replica_put/encode", |b| {

@@ -414,9 +414,12 @@ message! {
 /// What a node remembers of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Seen {
-    /// Its version is or was here.
+    /// Its version is or was here, and within the retry window no other one.
     #[serde(rename = "a")]
     Applied,
+    /// Its version is or was here; another one was, too, or the node's memory does not reach back far enough.
+    #[serde(rename = "t")]
+    AppliedPerhapsTwice,
     /// It certainly was not here within the retry window.
     #[serde(rename = "n")]
     NotApplied,

@@ -22,7 +22,7 @@ pub enum Bucket {
 }
 
 /// Siblings of a key in bucket [`Bucket::One`] at which a put that would add one is refused.
-pub const SIBLINGS_MAX: u32 = 4;
+pub const SIBLINGS_MAX: u32 = 3;
 
 impl Bucket {
     /// All of them.
@@ -52,7 +52,7 @@ impl Bucket {
             Bucket::Strict => &[("dw", "2"), ("pr", "2"), ("pw", "2")],
             Bucket::Lww => &[("dw", dw), ("conflict", "lww")],
             Bucket::All => &[("w", "3"), ("dw", "3"), ("pw", "3"), ("r", "1"), ("pr", "1")],
-            Bucket::One => &[("w", "1"), ("dw", "1"), ("r", "1"), ("siblings_max", "4")],
+            Bucket::One => &[("w", "1"), ("dw", "1"), ("r", "1"), ("siblings_max", "3")],
             Bucket::Fast => &[("dw", "0")],
         };
         let mut change = BucketChange::new(self.name());

@@ -10,7 +10,7 @@ use dynkv_vclock::Dot;
 
 use crate::{
     buckets::{Bucket, SIBLINGS_MAX},
-    history::{Ending, GetRecord, History, Key, PutRecord},
+    history::{Ending, GetRecord, HeldVersion, History, Key, PutRecord},
     run::REPLICAS,
 };
 
@@ -39,17 +39,25 @@ pub struct Circumstances {
     pub power_lost: bool,
     /// A disk was wiped, or an old copy put in its place.
     pub disk_lost: bool,
+    /// Messages and processes may have been late by seconds.
+    pub delays: bool,
     /// Buckets that can write to two disks do.
     pub two_disks: bool,
 }
 
-/// Checks everything. `last` are reads of every key from all replicas, made after all faults were over.
+/// Checks everything. `last` are reads of every key from all replicas, made after all faults were over, and `held` what all
+/// replicas had then.
 ///
 /// # Errors
 /// The first promise found broken.
-pub fn check(history: &History, last: &[GetRecord], circumstances: Circumstances) -> Result<(), Violation> {
-    let Circumstances { power_lost, disk_lost, two_disks } = circumstances;
-    for (key, seen) in &group(history, last) {
+pub fn check(
+    history: &History,
+    last: &[GetRecord],
+    held: &[HeldVersion],
+    circumstances: Circumstances,
+) -> Result<(), Violation> {
+    let Circumstances { power_lost, disk_lost, delays, two_disks } = circumstances;
+    for (key, seen) in &group(history, last, held) {
         let violation = |promise, what: String| Violation { promise, key: Some((*key).clone()), what };
         nothing_from_nowhere(seen).map_err(|what| violation("only what was written is read", what))?;
         one_dot_one_value(seen).map_err(|what| violation("one dot is one value", what))?;
@@ -60,6 +68,11 @@ pub fn check(history: &History, last: &[GetRecord], circumstances: Circumstances
         foreign_contexts_are_refused(seen)
             .map_err(|what| violation("a context of another key is refused", what))?;
         one_value_per_put(seen).map_err(|what| violation("one put is one value", what))?;
+        // Of two processes of one name only one is asked about a retry. And an attempt that is late itself may reach a node
+        // that has denied the put to the coordinator of a later attempt, and be carried out, too.
+        if !disk_lost && !delays {
+            one_dot_per_put(seen).map_err(|what| violation("an unflagged put is one version", what))?;
+        }
         siblings_are_bounded(key, seen).map_err(|what| violation("siblings are bounded", what))?;
         // What was on no disk goes with the power, what was on d disks with d of them.
         let disks_lost = u32::from(disk_lost) + u32::from(power_lost && key.bucket.disks(two_disks) == 0);
@@ -89,9 +102,14 @@ struct Seen<'a> {
     puts: Vec<&'a PutRecord>,
     gets: Vec<&'a GetRecord>,
     last: Option<&'a GetRecord>,
+    held: Vec<&'a HeldVersion>,
 }
 
-fn group<'a>(history: &'a History, last: &'a [GetRecord]) -> BTreeMap<&'a Key, Seen<'a>> {
+fn group<'a>(
+    history: &'a History,
+    last: &'a [GetRecord],
+    held: &'a [HeldVersion],
+) -> BTreeMap<&'a Key, Seen<'a>> {
     let mut by_key: BTreeMap<&Key, Seen<'_>> = BTreeMap::new();
     for put in &history.puts {
         by_key.entry(&put.key).or_default().puts.push(put);
@@ -101,6 +119,9 @@ fn group<'a>(history: &'a History, last: &'a [GetRecord]) -> BTreeMap<&'a Key, S
     }
     for get in last {
         by_key.entry(&get.key).or_default().last = Some(get);
+    }
+    for version in held {
+        by_key.entry(&version.key).or_default().held.push(version);
     }
     by_key
 }
@@ -183,6 +204,23 @@ fn siblings_are_bounded(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
         Some(get) => Err(format!("{} were read, the limit is {SIBLINGS_MAX}", get.versions.len())),
         None => Ok(()),
     }
+}
+
+/// A put that was answered without "possible duplicate" exists under the dot of its answer only: a twin would come back as a
+/// sibling after the other was replaced.
+fn one_dot_per_put(seen: &Seen<'_>) -> Result<(), String> {
+    let read = seen.gets.iter().flat_map(|get| &get.versions).map(|version| (version.put_id, version.dot));
+    let held = seen.held.iter().map(|version| (version.put_id, version.dot));
+    let versions: BTreeSet<(PutId, Dot<Actor>)> = read.chain(held).collect();
+    for put in &seen.puts {
+        let Ending::Done { dot, possible_duplicate: false, .. } = put.ending else { continue };
+        let first = Dot { actor: Actor(0, 0), counter: 0 };
+        let all = versions.range((put.put_id, first)..).take_while(|(put_id, _)| *put_id == put.put_id);
+        if let Some((_, twin)) = all.into_iter().find(|(_, other)| *other != dot) {
+            return Err(format!("{:?} was answered as {dot} and is {twin}, too", put.value));
+        }
+    }
+    Ok(())
 }
 
 fn one_value_per_put(seen: &Seen<'_>) -> Result<(), String> {

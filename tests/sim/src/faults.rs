@@ -107,13 +107,17 @@ impl<'a> Nemesis<'a> {
                 self.cut(world, index, vec![ends]);
             }
             What::Split(side) => {
-                let address = |node: usize| world.hosts[node].address.ip();
-                let others = (0..self.nodes).filter(|node| !side.contains(node)).map(address);
-                let pairs = others
-                    .flat_map(|other| side.iter().map(move |node| (address(*node), other)))
-                    .flat_map(|(a, b)| [(a, b), (b, a)]);
-                let pairs = pairs.collect();
-                self.cut(world, index, pairs);
+                let (side, others): (Vec<_>, Vec<_>) =
+                    (0..self.nodes).map(Place::Node).partition(|place| is_in(place, side, &[]));
+                self.separate(world, index, &side, &others);
+            }
+            What::Island(nodes, sessions) => {
+                let clients = self.clients.keys().map(|number| Place::Session(*number));
+                let (side, others): (Vec<_>, Vec<_>) = (0..self.nodes)
+                    .map(Place::Node)
+                    .chain(clients)
+                    .partition(|place| is_in(place, nodes, sessions));
+                self.separate(world, index, &side, &others);
             }
             What::Storm(weather) => world.network.set_weather(*weather),
             What::SlowNode(node, by_ms) => {
@@ -146,6 +150,17 @@ impl<'a> Nemesis<'a> {
         self.sighted(kind.plural());
     }
 
+    /// Cuts every link between the two sides, in both directions.
+    fn separate(&mut self, world: &World, index: usize, side: &[Place], others: &[Place]) {
+        let address = |place: &Place| self.address(world, *place);
+        let pairs = others
+            .iter()
+            .flat_map(|other| side.iter().map(move |place| (address(place), address(other))))
+            .flat_map(|(a, b)| [(a, b), (b, a)])
+            .collect();
+        self.cut(world, index, pairs);
+    }
+
     fn end(&mut self, world: &mut World, index: usize) {
         let fault = &self.faults[index];
         match &fault.what {
@@ -156,7 +171,7 @@ impl<'a> Nemesis<'a> {
             | What::Restore(node, _) => self.revive(world, *node),
             What::Blackout => (0..self.nodes).for_each(|node| self.revive(world, node)),
             What::Pause(node) => world.set_paused(*node, false),
-            What::Cut(..) | What::Split(_) => {
+            What::Cut(..) | What::Split(_) | What::Island(..) => {
                 for (from, to) in self.cuts.remove(&index).unwrap_or_default() {
                     world.network.mend(from, to);
                 }
@@ -227,4 +242,11 @@ impl<'a> Nemesis<'a> {
 
 fn slowed(factor: u32) -> Speed {
     Speed { commit: Speed::USUAL.commit * factor, sync: Speed::USUAL.sync * factor }
+}
+
+fn is_in(place: &Place, nodes: &[usize], sessions: &[usize]) -> bool {
+    match place {
+        Place::Node(index) => nodes.contains(index),
+        Place::Session(number) => sessions.contains(number),
+    }
 }

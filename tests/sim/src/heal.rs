@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use crate::{
     checker::Violation,
-    history::{GetRecord, History, Key, lock},
-    replicas,
+    history::{GetRecord, HeldVersion, History, Key, lock},
+    replicas::{self, Records},
     run::REPLICAS,
     workload::Session,
     world::World,
@@ -33,6 +33,8 @@ const REPAIRED_WITHIN: Duration = Duration::from_secs(5);
 pub(crate) struct Last {
     /// One read of each key, from all homes.
     pub(crate) gets: Vec<GetRecord>,
+    /// All versions that some node holds.
+    pub(crate) held: Vec<HeldVersion>,
     /// Repairs made by the reads of the first round.
     pub(crate) repairs: u64,
 }
@@ -58,7 +60,9 @@ pub(crate) async fn read_all(
         tokio::time::sleep(REPAIRED_WITHIN).await;
         repairs.push(count_repairs(world) - before);
     }
-    homes_are_equal(world, nodes, &client, keys)?;
+    let mut records = replicas::all(world, nodes);
+    let held = held_versions(&records, keys);
+    homes_are_equal(&mut records, &client, keys)?;
     if repairs[1] > 0 {
         return Err(Violation {
             promise: "after healing and one read of each key there is nothing to repair",
@@ -68,7 +72,7 @@ pub(crate) async fn read_all(
     }
     nothing_is_left_behind(world)?;
     let gets = std::mem::take(&mut lock(&history).gets);
-    Ok(Last { gets: gets.into_iter().skip(keys.len()).collect(), repairs: repairs[0] })
+    Ok(Last { held, gets: gets.into_iter().skip(keys.len()).collect(), repairs: repairs[0] })
 }
 
 /// Without any traffic.
@@ -109,8 +113,17 @@ fn count_repairs(world: &World) -> u64 {
     world.counters().get("read_repairs").copied().unwrap_or_default()
 }
 
-fn homes_are_equal(world: &World, nodes: usize, client: &Client, keys: &[Key]) -> Result<(), Violation> {
-    let mut records = replicas::all(world, nodes);
+fn held_versions(records: &Records, keys: &[Key]) -> Vec<HeldVersion> {
+    let of_key = |key: &Key| records.get(&(key.bucket.name().into(), key.name.clone()));
+    let versions = keys.iter().flat_map(|key| {
+        let replicas = of_key(key).into_iter().flatten();
+        let versions = replicas.flat_map(|replica| replica.state.siblings().iter());
+        versions.map(|(dot, version)| HeldVersion { key: key.clone(), dot: *dot, put_id: version.put_id })
+    });
+    versions.collect()
+}
+
+fn homes_are_equal(records: &mut Records, client: &Client, keys: &[Key]) -> Result<(), Violation> {
     let view = client.view();
     for key in keys {
         let held = records.remove(&(key.bucket.name().into(), key.name.clone())).unwrap_or_default();

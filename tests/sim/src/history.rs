@@ -109,6 +109,17 @@ pub struct GetRecord {
     pub time: HybridTime,
 }
 
+/// A version that some node holds at the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldVersion {
+    /// Where.
+    pub key: Key,
+    /// Its dot.
+    pub dot: Dot<Actor>,
+    /// The put that wrote it.
+    pub put_id: PutId,
+}
+
 /// Everything that clients did.
 #[derive(Clone, Debug, Default)]
 pub struct History {

@@ -29,6 +29,9 @@ struct Arguments {
     /// Clusters at once; one for each core when absent.
     #[arg(long)]
     jobs: Option<usize>,
+    /// Plant one bug after the other in the nodes, and see that each is caught.
+    #[arg(long, conflicts_with_all = ["seeds", "start", "seed"])]
+    planted: bool,
     /// For how many seconds to make a failing run smaller.
     #[arg(long, default_value_t = 60)]
     shrink_s: u64,
@@ -39,6 +42,10 @@ const SOMETIMES_FROM: usize = 300;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    let jobs = arguments.jobs.unwrap_or_else(cores);
+    if arguments.planted {
+        return planted(jobs);
+    }
     let budget = Duration::from_secs(arguments.shrink_s);
     if let Some(seed) = arguments.seed {
         let report = run(seed);
@@ -54,7 +61,6 @@ fn main() -> ExitCode {
         };
     }
     let start = arguments.start.unwrap_or_else(|| rand::random::<u64>() >> 16);
-    let jobs = arguments.jobs.unwrap_or_else(cores);
     println!("{} clusters from seed {start}, {jobs} at once", arguments.seeds);
     let begun = Instant::now();
     let Batch { seen, runs, failed } =
@@ -88,5 +94,37 @@ fn fail(report: Report, budget: Duration) -> ExitCode {
     );
     println!("{}", shrunk.report.failure());
     println!("to see all of it: cargo run --release -p dynkv-sim -- --seed {seed} --trace");
+    ExitCode::FAILURE
+}
+
+/// Hunts for all planted bugs, and says for each what caught it.
+#[cfg(dynkv_planted)]
+fn planted(jobs: usize) -> ExitCode {
+    use dynkv_sim::planted::{Caught, hunt_all};
+
+    let mut all_caught = true;
+    println!("{:<28} {:>5} of at most {:<5} by", "bug", "seeds", "");
+    for Caught { bug, seeds_max, caught } in hunt_all(jobs) {
+        let name = format!("{bug:?}");
+        match caught {
+            Some((seeds, report)) => {
+                let promise = report.verdict.err().map(|violation| violation.promise).unwrap_or_default();
+                println!(
+                    "{name:<28} {seeds:>5} of at most {seeds_max:<5} {promise} (seed {})",
+                    report.plan.seed
+                );
+            }
+            None => {
+                all_caught = false;
+                println!("{name:<28} not caught within {seeds_max} seeds");
+            }
+        }
+    }
+    if all_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(not(dynkv_planted))]
+fn planted(_: usize) -> ExitCode {
+    println!("{}", dynkv_sim::planted::HOW_TO_BUILD);
     ExitCode::FAILURE
 }

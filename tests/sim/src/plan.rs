@@ -25,6 +25,9 @@ pub struct Plan {
     pub keys: Vec<Key>,
     /// Who works.
     pub sessions: Vec<SessionPlan>,
+    /// How long all nodes run before anything happens: a node that is younger than the retry window cannot say of a put that
+    /// it was not applied.
+    pub warm_up_ms: u64,
     /// How long they work and faults happen.
     pub duration_ms: u64,
     /// What goes wrong.
@@ -79,6 +82,9 @@ pub enum What {
     Cut(Place, Place),
     /// Nothing gets through between the nodes listed and the other nodes; clients reach them all.
     Split(Vec<usize>),
+    /// Nothing gets through between the nodes and clients listed (by index and session) and all others: whoever is with nodes
+    /// that are no homes of a key has nobody else to ask.
+    Island(Vec<usize>, Vec<usize>),
     /// Loss, doubling and long delays.
     Storm(Weather),
     /// Datagrams from and to a node take longer by so many milliseconds, and its disk a hundred times as long.
@@ -190,7 +196,7 @@ impl What {
             What::Blackout => Kind::Blackout,
             What::Pause(_) => Kind::Pause,
             What::Cut(..) => Kind::Cut,
-            What::Split(_) => Kind::Split,
+            What::Split(_) | What::Island(..) => Kind::Split,
             What::Storm(_) => Kind::Storm,
             What::SlowNode(..) => Kind::SlowNode,
             What::SlowDisk(..) => Kind::SlowDisk,
@@ -205,7 +211,49 @@ impl What {
     }
 }
 
+/// Views travel every second, to one random peer at least: every node has the buckets' properties long before this is over.
+pub const WARM_UP_MS_MIN: u64 = 20_000;
+
 impl Plan {
+    /// A plan in which nothing happens, to be written on.
+    pub fn quiet(seed: u64, nodes: usize, duration_ms: u64) -> Plan {
+        Plan {
+            seed,
+            nodes,
+            two_disks: false,
+            keys: Vec::new(),
+            sessions: Vec::new(),
+            warm_up_ms: WARM_UP_MS_MIN,
+            duration_ms,
+            faults: Vec::new(),
+        }
+    }
+
+    /// With a fault more.
+    pub fn fault(mut self, at_ms: u64, lasts_ms: u64, what: What) -> Plan {
+        self.two_disks |= what.kind().loses_disk();
+        self.faults.push(Fault { at_ms, lasts_ms, what });
+        self
+    }
+
+    /// With a session more that takes these steps.
+    pub fn session(mut self, steps: Vec<Step>) -> Plan {
+        let number = self.sessions.len();
+        let seed = self.seed ^ ((number as u64 + 1) << 32);
+        let work = Work::Steps(steps);
+        self.sessions.push(SessionPlan { number, seed, timeout_ms: 5_000, work });
+        self
+    }
+
+    /// With some sessions more that do anything to `keys`.
+    pub fn random_sessions(mut self, count: usize, keys: &[Key]) -> Plan {
+        let mut random = StdRng::seed_from_u64(self.seed);
+        self.keys.extend_from_slice(keys);
+        let first = self.sessions.len();
+        self.sessions.extend((first..first + count).map(|number| SessionPlan::draw(number, &mut random)));
+        self
+    }
+
     /// The plan of `seed`, with some of all kinds of faults.
     pub fn draw(seed: u64) -> Plan {
         let mut random = StdRng::seed_from_u64(seed);
@@ -225,6 +273,7 @@ impl Plan {
             two_disks: kinds.iter().any(|kind| kind.loses_disk()),
             keys: draw_keys(&mut random),
             sessions: (0..session_count).map(|number| SessionPlan::draw(number, &mut random)).collect(),
+            warm_up_ms: if random.random_bool(0.5) { WARM_UP_MS_MIN } else { 70_000 },
             duration_ms,
             faults: Vec::new(),
         };
@@ -303,6 +352,16 @@ impl Plan {
         self.has(Kind::loses_disk)
     }
 
+    /// Whether messages and processes may be late by seconds.
+    pub fn delays(&self) -> bool {
+        self.has(|kind| {
+            matches!(
+                kind,
+                Kind::Pause | Kind::Cut | Kind::Split | Kind::Storm | Kind::SlowNode | Kind::SlowDisk
+            )
+        })
+    }
+
     fn has(&self, wanted: impl Fn(Kind) -> bool) -> bool {
         self.faults.iter().any(|fault| wanted(fault.what.kind()))
     }
@@ -348,7 +407,11 @@ fn draw_what(kind: Kind, random: &mut StdRng, nodes: usize, sessions: usize, at_
         }
         Kind::Split => {
             let side: Vec<usize> = (0..nodes).filter(|_| random.random_bool(0.4)).collect();
-            What::Split(if side.is_empty() { vec![node] } else { side })
+            let side = if side.is_empty() { vec![node] } else { side };
+            match random.random_bool(0.5) {
+                true => What::Split(side),
+                false => What::Island(side, (0..sessions).filter(|_| random.random_bool(0.6)).collect()),
+            }
         }
         Kind::Storm => What::Storm(draw_weather(random)),
         Kind::SlowNode => What::SlowNode(node, random.random_range(2..500)),
@@ -359,7 +422,7 @@ fn draw_what(kind: Kind, random: &mut StdRng, nodes: usize, sessions: usize, at_
             What::Trouble(node, Trouble { operation, after: random.random_range(0..20), times })
         }
         Kind::FullDisk => What::FullDisk(node),
-        Kind::Clock => What::Clock(node, random.random_range(-30_000..30_000)),
+        Kind::Clock => What::Clock(node, random.random_range(-45_000..45_000)),
         Kind::Move => What::Move(node),
         Kind::Wipe => What::Wipe(node),
         Kind::Restore => What::Restore(node, random.random_range(0..=at_ms)),
@@ -404,6 +467,12 @@ impl fmt::Display for What {
                 let side: Vec<String> = side.iter().map(|index| node(*index)).collect();
                 write!(f, "{} cut off from the other nodes", side.join(" and "))
             }
+            What::Island(nodes, sessions) => {
+                let nodes = nodes.iter().map(|index| node(*index));
+                let all: Vec<String> =
+                    nodes.chain(sessions.iter().map(|number| format!("client s{number}"))).collect();
+                write!(f, "{} cut off from all others", all.join(" and "))
+            }
             What::Storm(weather) => write!(f, "{weather}"),
             What::SlowNode(index, by_ms) => write!(f, "{} is slow by {by_ms} ms", node(*index)),
             What::SlowDisk(index, factor) => {
@@ -438,9 +507,10 @@ impl fmt::Display for Plan {
         let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
         writeln!(
             f,
-            "seed {}: {} nodes, {} ms, keys {}{}",
+            "seed {}: {} nodes, warm for {} ms, at work for {} ms, keys {}{}",
             self.seed,
             self.nodes,
+            self.warm_up_ms,
             self.duration_ms,
             keys.join(" "),
             if self.two_disks { ", every write to two disks" } else { "" }

@@ -1,1 +1,84 @@
-//! Bugs that the checker must catch.
+//! Bugs planted in the node, which the checker must catch: what a simulator is worth that never fails is not known.
+
+#[cfg(dynkv_planted)]
+pub use live::{Caught, hunt, hunt_all};
+
+/// How to build a simulator that can plant bugs.
+pub const HOW_TO_BUILD: &str = "bugs are planted only in a build of its own: RUSTFLAGS=\"--cfg dynkv_planted\" cargo run --release --target-dir target/planted -p dynkv-sim -- --planted";
+
+#[cfg(dynkv_planted)]
+mod live {
+    use std::sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    use dynkv_node::planted::{Bug, plant};
+
+    use crate::{plan::Plan, report::Report, run::run_plan};
+
+    /// Where the hunt for each bug begins: always the same seeds, so that a limit means something.
+    const START: u64 = 1;
+
+    /// Within how many seeds `bug` must be caught: a few times what it took when this was written.
+    fn seeds_max(bug: Bug) -> u64 {
+        match bug {
+            Bug::ContextOfCoordinator | Bug::ReadOneFewer => 20,
+            Bug::ActorReusedAfterRestart
+            | Bug::DotReusedAfterFailedWrite
+            | Bug::RetryWithoutQuorum
+            | Bug::RetryAsksNobody
+            | Bug::DuplicatesUnsaid => 200,
+            Bug::TimeIgnoresContext
+            | Bug::OwnAckFromMemory
+            | Bug::HintSharesActor
+            | Bug::HintRemovedBeforeAck
+            | Bug::HintRemovedThoughChanged
+            | Bug::HintRemovedOnMemoryAck
+            | Bug::SlotCountsTwice
+            | Bug::NodeCountsTwice => 1_000,
+        }
+    }
+
+    /// How a hunt ended.
+    #[derive(Debug)]
+    pub struct Caught {
+        /// For what.
+        pub bug: Bug,
+        /// How many seeds it may take.
+        pub seeds_max: u64,
+        /// How many it took, and the run that was caught.
+        pub caught: Option<(u64, Box<Report>)>,
+    }
+
+    /// Looks for `bug` until it is caught or the limit is reached.
+    pub fn hunt(bug: Bug) -> Caught {
+        let seeds_max = seeds_max(bug);
+        plant(Some(bug));
+        let caught = (0..seeds_max).find_map(|at| {
+            let report = run_plan(&Plan::draw(START + at));
+            report.verdict.is_err().then(|| (at + 1, Box::new(report)))
+        });
+        plant(None);
+        Caught { bug, seeds_max, caught }
+    }
+
+    /// [`hunt`]s for all bugs, `jobs` at once.
+    pub fn hunt_all(jobs: usize) -> Vec<Caught> {
+        let next = AtomicUsize::new(0);
+        let hunted = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            for _ in 0..jobs.max(1) {
+                scope.spawn(|| {
+                    while let Some(&bug) = Bug::ALL.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        let caught = hunt(bug);
+                        hunted.lock().unwrap_or_else(PoisonError::into_inner).push(caught);
+                    }
+                });
+            }
+        });
+        let mut hunted = hunted.into_inner().unwrap_or_else(PoisonError::into_inner);
+        hunted.sort_by_key(|caught| Bug::ALL.iter().position(|bug| *bug == caught.bug));
+        hunted
+    }
+}

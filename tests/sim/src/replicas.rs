@@ -37,14 +37,17 @@ impl fmt::Display for Replica {
     }
 }
 
+/// All records, by bucket and key, in the order of the hosts.
+pub type Records = BTreeMap<(String, String), Vec<Replica>>;
+
 /// The record of `key` on every host of the first `nodes`, where there is one.
 pub fn of_key(world: &World, nodes: usize, key: &Key) -> Vec<Replica> {
     all(world, nodes).remove(&(key.bucket.name().to_owned(), key.name.clone())).unwrap_or_default()
 }
 
-/// All records of the first `nodes` hosts, by bucket and key, in the order of the hosts.
-pub fn all(world: &World, nodes: usize) -> BTreeMap<(String, String), Vec<Replica>> {
-    let mut found: BTreeMap<_, Vec<Replica>> = BTreeMap::new();
+/// All records of the first `nodes` hosts.
+pub fn all(world: &World, nodes: usize) -> Records {
+    let mut found = Records::new();
     for host in world.hosts.iter().take(nodes) {
         for (key, record) in host.disk.content(Space::Records) {
             let (name, record) = (split(&key), decode(host.id, &record));

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, process::Command};
 
-use crate::{checker::Violation, log::Line, plan::Plan, replicas::Replica};
+use crate::{checker::Violation, history::Key, log::Line, plan::Plan, replicas::Replica};
 
 /// What was seen in a run, and how often: a harmless one proves nothing.
 pub type Sightings = BTreeMap<String, u64>;
@@ -14,6 +14,8 @@ pub struct Report {
     pub plan: Plan,
     /// What happened in it.
     pub seen: Sightings,
+    /// The values of each key at the end.
+    pub last: BTreeMap<Key, Vec<String>>,
     /// The broken promise, if one was.
     pub verdict: Result<(), Violation>,
     /// Every event.
@@ -63,8 +65,11 @@ impl Report {
 
 /// The commit of the working directory, when there is a repository and git.
 fn commit() -> Option<String> {
-    let output =
-        Command::new("git").args(["describe", "--always", "--dirty", "--abbrev=12"]).output().ok()?;
+    // Cargo says where the package is, to a test and to what it runs.
+    let directory = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| ".".into());
+    let mut git = Command::new("git");
+    git.arg("-C").arg(directory).args(["describe", "--always", "--dirty", "--abbrev=12"]);
+    let output = git.output().ok()?;
     let text = String::from_utf8(output.stdout).ok()?;
     (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
 }

@@ -17,7 +17,7 @@ use crate::{
     checker::{Circumstances, Violation, check},
     faults::Nemesis,
     heal::{self, Last},
-    history::{Ending, History},
+    history::{Ending, GetRecord, History},
     log::Log,
     plan::{Plan, SessionPlan, Work},
     replicas,
@@ -45,6 +45,7 @@ pub fn run_plan(plan: &Plan) -> Report {
     let mut report = outcome.unwrap_or_else(|| Report {
         plan: plan.clone(),
         seen: Sightings::new(),
+        last: BTreeMap::new(),
         verdict: Ok(()),
         log: log.take().map(|log: Log| log.lines()).unwrap_or_default(),
         replicas: Vec::new(),
@@ -104,6 +105,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     world.found(PARTITIONS, REPLICAS).await;
     let admin = world.client(Duration::from_secs(10)).await;
     set_buckets(&admin, &plan.buckets(), plan.two_disks).await;
+    tokio::time::sleep(Duration::from_millis(plan.warm_up_ms)).await;
 
     let history = Arc::new(Mutex::new(History::default()));
     let mut clients = BTreeMap::new();
@@ -140,15 +142,19 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     let circumstances = Circumstances {
         power_lost: plan.loses_power(),
         disk_lost: plan.loses_disk(),
+        delays: plan.delays(),
         two_disks: plan.two_disks,
     };
-    let verdict = healed.and_then(|Last { gets, repairs }| {
+    let mut last = BTreeMap::new();
+    let verdict = healed.and_then(|Last { gets, held, repairs }| {
         seen.insert("repairs after healing".into(), repairs);
-        check(&history, &gets, circumstances)
+        let values = |get: &GetRecord| get.versions.iter().map(|version| version.value.clone()).collect();
+        last = gets.iter().map(|get| (get.key.clone(), values(get))).collect();
+        check(&history, &gets, &held, circumstances)
     });
     let key = verdict.as_ref().err().and_then(|violation| violation.key.as_ref());
     let replicas = key.map(|key| replicas::of_key(&world, plan.nodes, key)).unwrap_or_default();
-    Report { plan: plan.clone(), seen, verdict, log: world.log.lines(), replicas }
+    Report { plan: plan.clone(), seen, last, verdict, log: world.log.lines(), replicas }
 }
 
 async fn work(plan: SessionPlan, session: Session, until: Instant) {
@@ -163,8 +169,6 @@ async fn set_buckets(admin: &Client, buckets: &[Bucket], two_disks: bool) {
         let change = bucket.change(two_disks).to_change();
         admin.propose(change, Vec::new()).await.expect("no faults yet");
     }
-    // Views travel every second, to one random peer at least: every node has the properties long before this is over.
-    tokio::time::sleep(Duration::from_secs(20)).await;
 }
 
 fn sight(seen: &mut Sightings, history: &History) {

@@ -1,6 +1,6 @@
 //! Sessions of clients: what each does, drawn from a seed or step by step.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 use dynkv_client::{Client, Context, Error, Fetched, Stored};
@@ -20,6 +20,8 @@ pub enum Habit {
     ReadModifyWrite,
     /// Writes without reading.
     Blind,
+    /// Writes with the context that its last put of the key returned, without reading.
+    GoOn,
     /// Reads, then deletes with what it read.
     Delete,
     /// Reads, and keeps the context for later.
@@ -43,6 +45,13 @@ pub struct Step {
     pub habit: Habit,
 }
 
+impl Step {
+    /// After `wait_ms` milliseconds, `habit` to `key`.
+    pub fn new(wait_ms: u64, habit: Habit, key: &Key) -> Step {
+        Step { wait_ms, key: key.clone(), habit }
+    }
+}
+
 /// One client at work.
 pub struct Session {
     /// Its number.
@@ -58,6 +67,8 @@ pub struct Session {
     /// Its choices.
     pub random: StdRng,
     kept: Vec<(Key, Context)>,
+    /// What the last put of each key returned.
+    own: BTreeMap<Key, Context>,
     written: u64,
 }
 
@@ -72,7 +83,17 @@ impl Session {
         seed: u64,
     ) -> Session {
         let random = StdRng::seed_from_u64(seed);
-        Session { number, client, keys, history, log, random, kept: Vec::new(), written: 0 }
+        Session {
+            number,
+            client,
+            keys,
+            history,
+            log,
+            random,
+            kept: Vec::new(),
+            own: BTreeMap::new(),
+            written: 0,
+        }
     }
 
     /// Works until `until`, with pauses.
@@ -109,6 +130,10 @@ impl Session {
         match habit {
             Habit::Read => drop(self.get(key, None).await),
             Habit::Blind => drop(self.put(key, None, false).await),
+            Habit::GoOn => {
+                let context = self.own.get(key).cloned();
+                drop(self.put(key, context.as_ref(), false).await);
+            }
             Habit::Keep => {
                 if let Some(fetched) = self.get(key, None).await {
                     self.kept.push((key.clone(), fetched.context));
@@ -245,7 +270,9 @@ impl Session {
             history.puts[at].ending = ending;
             history.puts[at].ended_at = Some(Instant::now());
         }
-        answer.ok().map(|stored| stored.context)
+        let context = answer.ok()?.context;
+        self.own.insert(key.clone(), context.clone());
+        Some(context)
     }
 
     async fn attempt(

@@ -28,6 +28,7 @@ use crate::{
     background::Work,
     hints::Place,
     key::Key,
+    planted::{self, Bug},
     replica::Incoming,
     shared::Shared,
     storage::{Durability, StorageError},
@@ -56,7 +57,11 @@ pub(super) async fn get(node: Arc<Shared>, context: Context, request: Get, answe
         Ok(properties) => properties,
         Err(failure) => return answer.failed(&failure),
     };
-    let need = Need { replicas: properties.r, durable: 0, homes: properties.pr };
+    let mut need = Need { replicas: properties.r, durable: 0, homes: properties.pr };
+    if planted::is(Bug::ReadOneFewer) {
+        need =
+            Need { replicas: need.replicas.saturating_sub(1), homes: need.homes.saturating_sub(1), ..need };
+    }
     let mut read = match Read::new(&node, &context, &key, need) {
         Ok(read) => read,
         Err(failure) => return answer.failed(&failure),

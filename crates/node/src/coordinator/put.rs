@@ -22,6 +22,7 @@ use super::{
 use crate::{
     hints::{HintError, Place},
     key::Key,
+    planted::{self, Bug},
     replica::{Incoming, Mint, MintError, Minted},
     shared::Shared,
     storage::{Durability, StorageError},
@@ -57,7 +58,8 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         conflict: properties.conflict,
         siblings_max: properties.siblings_max,
     };
-    let durability = if properties.dw > 0 { Durability::Disk } else { Durability::Memory };
+    let durable = properties.dw > 0 && !planted::is(Bug::OwnAckFromMemory);
+    let durability = if durable { Durability::Disk } else { Durability::Memory };
     let mut possible_duplicate = false;
     let (minted, written) = loop {
         if mint.retry {
@@ -73,7 +75,11 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
             Err(Refused::Failed(failure)) => return answer.failed(&failure),
         }
     };
-    let possible_duplicate = possible_duplicate || minted.twins;
+    let properties = match planted::is(Bug::RetryWithoutQuorum) && mint.retry {
+        true => BucketProperties { w: 1, dw: 0, pw: 0, ..properties },
+        false => properties,
+    };
+    let possible_duplicate = (possible_duplicate || minted.twins) && !planted::is(Bug::DuplicatesUnsaid);
     if possible_duplicate {
         node.metrics.puts_possible_duplicate.inc();
     }
@@ -247,6 +253,9 @@ async fn ask_others(
     put_id: PutId,
     tried: Option<&[NodeId]>,
 ) -> Result<bool, Failure> {
+    if planted::is(Bug::RetryAsksNobody) {
+        return Ok(false);
+    }
     let conflict = context.properties.conflict;
     // This node's own memory counts, too: after a restart, or after an attempt that failed, it cannot say.
     let mine = node.replica.begin_retry(key, place, conflict, put_id).unwrap_or(Seen::CannotSay);
@@ -258,19 +267,21 @@ async fn ask_others(
         .filter(|id| *id != node.cluster.me.id)
         .map(|id| node.peers.request::<PutSeenReply>(id, Class::Foreground, frame.clone(), timeout))
         .collect();
-    let mut all_can_say = mine != Seen::CannotSay;
+    let is_certain = |seen| matches!(seen, Seen::Applied | Seen::NotApplied);
+    let mut certain = is_certain(mine);
     let mut dots = BTreeSet::new();
     while let Some(answer) = answers.next().await {
         match answer {
-            Ok((reply, state)) if reply.seen == Seen::Applied => {
+            Ok((reply, state)) if matches!(reply.seen, Seen::Applied | Seen::AppliedPerhapsTwice) => {
+                certain &= is_certain(reply.seen);
                 adopt(node, context, key, place, put_id, &reply, state).await?;
                 dots.insert(Dot { actor: reply.actor, counter: reply.counter });
             }
-            Ok((reply, _)) => all_can_say &= reply.seen == Seen::NotApplied,
-            Err(_) => all_can_say = false,
+            Ok((reply, _)) => certain &= is_certain(reply.seen),
+            Err(_) => certain = false,
         }
     }
-    Ok(!all_can_say || dots.len() > 1)
+    Ok(!certain || dots.len() > 1)
 }
 
 /// Who may have coordinated earlier attempts: any member, when the client does not know whom it asked.

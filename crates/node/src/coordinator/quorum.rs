@@ -5,7 +5,11 @@
 //! nodes and slots among the answers. So a hint and its target's own copy are one acknowledgement, and two hints kept
 //! by one node are one, too.
 
+use std::collections::BTreeSet;
+
 use dynkv_ring::NodeId;
+
+use crate::planted::{self, Bug};
 
 /// How many acknowledgements, and of which kind, a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +133,12 @@ fn matching<'a>(answers: impl Iterator<Item = &'a Asked> + Clone) -> u8 {
     let mut nodes: Vec<NodeId> = answers.iter().map(|asked| asked.node).collect();
     nodes.sort_unstable();
     nodes.dedup();
+    if planted::is(Bug::SlotCountsTwice) {
+        return nodes.len() as u8;
+    }
+    if planted::is(Bug::NodeCountsTwice) {
+        return answers.iter().map(|asked| asked.slot).collect::<BTreeSet<_>>().len() as u8;
+    }
     // Of each slot that is taken: the slot and its node.
     let mut taken: Vec<(NodeId, NodeId)> = Vec::new();
     nodes.iter().filter(|node| augment(&answers, node, &mut taken, &mut Vec::new())).count() as u8

@@ -10,7 +10,13 @@ use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::oneshot, time::MissedTickBehavior};
 
 use super::Queued;
-use crate::{background::Work, record::parse_record_key, shared::Shared, storage::StorageError};
+use crate::{
+    background::Work,
+    planted::{self, Bug},
+    record::parse_record_key,
+    shared::Shared,
+    storage::StorageError,
+};
 
 /// How often targets are looked at again, besides when one comes up.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -129,10 +135,13 @@ async fn deliver(node: &Arc<Shared>, target: NodeId, queued: &Queued) -> Result<
         key: key.into(),
         stamp: node.replica.stamp(),
         // Only then may the hint go.
-        durable: true,
+        durable: !planted::is(Bug::HintRemovedOnMemoryAck),
         hint_for: None,
     };
     let frame = Frame::new(&request, state.clone());
+    if planted::is(Bug::HintRemovedBeforeAck) {
+        remove(node, target, queued, Some(state.clone())).await?;
+    }
     let answer = node.peers.request::<ReplicaPutReply>(target, Class::Background, frame, CALL_TIMEOUT).await;
     match answer {
         Ok(_) => {}

@@ -1,0 +1,91 @@
+//! Bugs that can be planted, to see that the simulator catches them (`dynkv-sim --planted`).
+//!
+//! Only a build with `RUSTFLAGS="--cfg dynkv_planted"` has them; in every other [`is`] is `false` at compile time. No Cargo
+//! feature: a feature that one package of the workspace asks for is in the binary, too.
+
+/// A bug, named after what is wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bug {
+    /// A node goes on under a record's actor although another start of it had chosen that.
+    ActorReusedAfterRestart,
+    /// The incarnation is not renewed after a failed write.
+    DotReusedAfterFailedWrite,
+    /// A put returns the coordinator's context in place of the writer's.
+    ContextOfCoordinator,
+    /// A timestamp exceeds that of the local record, but not that of the writer's context.
+    TimeIgnoresContext,
+    /// A retry whose version is there already is answered without a quorum.
+    RetryWithoutQuorum,
+    /// A retry does not ask the other homes.
+    RetryAsksNobody,
+    /// No answer says that it may be a duplicate.
+    DuplicatesUnsaid,
+    /// A read is answered with one replica fewer than asked for.
+    ReadOneFewer,
+    /// The coordinator's own durable acknowledgement comes from memory.
+    OwnAckFromMemory,
+    /// All records of a node, and its hints, are minted for under one actor.
+    HintSharesActor,
+    /// A hint is removed when it is sent.
+    HintRemovedBeforeAck,
+    /// A hint is removed although it has changed since it was sent.
+    HintRemovedThoughChanged,
+    /// A hint is removed when its target has it in memory.
+    HintRemovedOnMemoryAck,
+    /// A hint and its target's own copy are two acknowledgements.
+    SlotCountsTwice,
+    /// Two hints that one node keeps are two acknowledgements.
+    NodeCountsTwice,
+}
+
+#[cfg(dynkv_planted)]
+mod live {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    impl Bug {
+        /// All of them.
+        pub const ALL: [Bug; 15] = [
+            Bug::ActorReusedAfterRestart,
+            Bug::DotReusedAfterFailedWrite,
+            Bug::ContextOfCoordinator,
+            Bug::TimeIgnoresContext,
+            Bug::RetryWithoutQuorum,
+            Bug::RetryAsksNobody,
+            Bug::DuplicatesUnsaid,
+            Bug::ReadOneFewer,
+            Bug::OwnAckFromMemory,
+            Bug::HintSharesActor,
+            Bug::HintRemovedBeforeAck,
+            Bug::HintRemovedThoughChanged,
+            Bug::HintRemovedOnMemoryAck,
+            Bug::SlotCountsTwice,
+            Bug::NodeCountsTwice,
+        ];
+    }
+
+    /// Lets all nodes that run on this thread have `bug` from now on, or none.
+    pub fn plant(bug: Option<Bug>) {
+        PLANTED.set(bug);
+    }
+
+    pub(crate) fn is(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+}
+
+#[cfg(dynkv_planted)]
+pub(crate) use live::is;
+#[cfg(dynkv_planted)]
+pub use live::plant;
+
+/// Whether `bug` is planted.
+#[cfg(not(dynkv_planted))]
+pub(crate) const fn is(_: Bug) -> bool {
+    false
+}
