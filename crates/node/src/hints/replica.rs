@@ -90,7 +90,7 @@ impl Replica {
     }
 
     /// Writes what [`Replica::find`] found and somebody has changed. What it returns is to be
-    /// [counted](Delta::committed) once it is committed.
+    /// [told](Delta::committed) when it is committed.
     pub(crate) fn keep(
         &self,
         tx: &mut Transaction<'_>,

@@ -128,3 +128,19 @@ fn a_damaged_turn_is_counted_and_holds_up_no_other() {
     assert_eq!((totals(&hints), hints.metrics.hints_damaged.get()), ((1, 3), 1));
     assert_eq!(queue(&hints).iter().map(|queued| &queued.record_key[..]).collect::<Vec<_>>(), [b"l"]);
 }
+
+#[test]
+fn the_totals_do_not_depend_on_the_order_of_acknowledgements() {
+    let hints = store(&Arc::default());
+    // A hint that is delivered while it waits for this node's disk: its removal, which does not, is acknowledged first.
+    let begun = Delta::new(&hints, target(), 1, 5);
+    let ended = Delta::new(&hints, target(), -1, -5);
+    ended.committed();
+    begun.committed();
+    assert_eq!((totals(&hints), hints.totals().len()), ((0, 0), 0));
+    // And one whose outcome is not known is counted again.
+    put(&hints, "k", state("one")).expect("there is room");
+    drop(Delta::new(&hints, target(), 1, 7));
+    hints.recount_if_stale().expect("the store can be read");
+    assert_eq!(totals(&hints), (1, 3));
+}
