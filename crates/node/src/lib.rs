@@ -14,7 +14,9 @@ mod actor;
 mod background;
 mod cluster;
 mod coordinator;
+mod damaged;
 mod data_dir;
+mod entropy;
 mod env;
 mod gossip;
 mod hints;
@@ -30,13 +32,16 @@ mod planted;
 mod propose;
 mod put_ids;
 mod record;
+mod repair;
 mod replica;
 mod server;
 mod shared;
 pub mod storage;
+mod trees;
 
 pub use cluster::{LoadError, NotServing};
 pub use data_dir::DataDirError;
+pub use entropy::{CompareError, KeyDifference};
 pub use env::Env;
 pub use node::{HINT_BYTES_MAX, Node, NodeConfig, Parts, StartError};
 
