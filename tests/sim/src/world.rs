@@ -238,10 +238,14 @@ impl World {
         counters
     }
 
+    /// The nodes that run.
+    pub fn running(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.hosts.iter().filter_map(|host| Some((host.id, &host.process.as_ref()?.node)))
+    }
+
     /// A gauge of each running node.
     pub fn gauges(&self, name: &str) -> Vec<(NodeId, u64)> {
-        let running = self.hosts.iter().filter_map(|host| Some((host.id, host.process.as_ref()?)));
-        running.map(|(id, process)| (id, number(&process.node.metrics(), name).unwrap_or_default())).collect()
+        self.running().map(|(id, node)| (id, number(&node.metrics(), name).unwrap_or_default())).collect()
     }
 
     /// Where the client lives that was made last.
