@@ -200,7 +200,6 @@ impl Trees {
             book.held.entry(partition).or_insert_with(new);
         }
         book.gauge(&self.metrics);
-        self.wake.notify_one();
     }
 
     /// Writes `record`, in place of one with the digest `old`, and its digest. The only way to write a record.
