@@ -23,6 +23,8 @@
 
 mod build;
 pub(crate) mod index;
+#[cfg(test)]
+mod tests;
 mod upkeep;
 
 use std::{
@@ -320,22 +322,30 @@ impl Trees {
     async fn save_one(self: &Arc<Self>, partition: u32) -> Result<(), StorageError> {
         loop {
             let (sender, saved) = oneshot::channel();
-            let trees = self.clone();
-            let apply: Apply = Box::new(move |tx| {
-                let mut book = trees.book();
-                // As of this transaction, like the index.
-                let tree = book.held.get(&partition).and_then(|held| held.tree.clone());
-                if let Some(tree) = tree {
-                    book.saved.insert(partition);
-                    tx.put(Space::Meta, saved_key(partition), tree.to_bytes().into());
-                }
-                Box::new(move |outcome| drop(sender.send(outcome))) as Done
-            });
-            match self.storage.submit(Durability::Memory, apply) {
+            match self.submit_saving(partition, |outcome| drop(sender.send(outcome))) {
                 Ok(()) => return saved.await.unwrap_or(Err(StorageError::Closed)),
                 Err(StorageError::Busy { .. }) => tokio::time::sleep(QUEUE_PAUSE).await,
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    fn submit_saving(
+        self: &Arc<Self>,
+        partition: u32,
+        done: impl FnOnce(Result<(), StorageError>) + Send + 'static,
+    ) -> Result<(), StorageError> {
+        let trees = self.clone();
+        let apply: Apply = Box::new(move |tx| {
+            let mut book = trees.book();
+            // As of this transaction, like the index.
+            let tree = book.held.get(&partition).and_then(|held| held.tree.clone());
+            if let Some(tree) = tree {
+                book.saved.insert(partition);
+                tx.put(Space::Meta, saved_key(partition), tree.to_bytes().into());
+            }
+            Box::new(done) as Done
+        });
+        self.storage.submit(Durability::Memory, apply)
     }
 }
