@@ -80,6 +80,7 @@ metrics! {
     records_healed: Counter = Counter::default(), "Damaged records that were replaced by what other replicas hold";
     trees_ready: Gauge = Gauge::default(), "Partitions with a Merkle tree";
     trees_building: Gauge = Gauge::default(), "Partitions that have no Merkle tree yet and are not compared";
+    trees_built: Counter = Counter::default(), "Merkle trees built from the digest index, to have one, to have one of another size, or for a check";
     tree_drifts: Counter = Counter::default(), "Trees or entries of the digest index that did not say what was stored, and were set right";
     tree_messages: Counter = Counter::default(), "Messages of the anti-entropy sent, states among them";
     tree_bytes: Counter = Counter::default(), "Bytes of those messages, as frames";

@@ -125,7 +125,7 @@ impl Trees {
         partition: u32,
         max: usize,
     ) -> Result<(Progress, Vec<Indexed>), StorageError> {
-        let (span, next, failures) = {
+        let (span, next) = {
             let mut book = self.book();
             let Some(span) = Span::new(book.bits, partition) else {
                 return Ok((Progress::Disturbed, Vec::new()));
@@ -135,16 +135,14 @@ impl Trees {
                 return Ok((Progress::Disturbed, Vec::new()));
             };
             book.reading = true;
-            (span, next, book.failures)
+            (span, next)
         };
         let read = index::page(&*self.storage, TreePosition(next), TreePosition(span.last()), max);
         let mut guard = self.book();
         let book = &mut *guard;
         let progress = match &read {
-            Ok((page, complete)) if book.failures == failures => {
-                self.take_page(book, partition, page, *complete, next, span.last())
-            }
-            _ => Progress::Disturbed,
+            Ok((page, complete)) => self.take_page(book, partition, page, *complete, next, span.last()),
+            Err(_) => Progress::Disturbed,
         };
         book.page_was_read();
         drop(guard);
@@ -198,6 +196,7 @@ impl Trees {
                     );
                 }
                 held.tree = Some(Arc::new(tree));
+                self.metrics.trees_built.inc();
                 book.gauge(&self.metrics);
                 Progress::Done
             }

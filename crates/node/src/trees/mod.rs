@@ -79,8 +79,6 @@ struct Book {
     writing: BTreeMap<u128, Writing>,
     /// Whether a page is being read.
     reading: bool,
-    /// Changes whose outcome is not known.
-    failures: u64,
 }
 
 /// The tree of a partition.
@@ -272,11 +270,11 @@ impl Trees {
         if committed {
             return;
         }
-        book.failures += 1;
         let partition = book.partition_of(place);
         // Its deletion may have failed with the change.
         book.saved.insert(partition);
         if let Some(held) = book.held.get_mut(&partition) {
+            // With the one in the making: a page that is being read finds it gone.
             *held = Held::default();
         }
         book.gauge(&self.metrics);

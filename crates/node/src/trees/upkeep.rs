@@ -15,6 +15,8 @@ const PAGE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Records looked at in one go, and how often: a million in four hours and a half.
 const CHECKED: usize = 64;
+/// Partitions begun in one go, where they hold few.
+const PARTITIONS_CHECKED: usize = 16;
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// After an error of the store, or of a write.
@@ -30,7 +32,10 @@ pub(crate) async fn run(node: Arc<Shared>) {
         trees.follow(&node.cluster.view(), &node.cluster.me.id);
         build_missing(&node).await;
         if Instant::now() >= check_at {
-            checked = check_some(&node, checked).await;
+            let mut budget = CHECKED;
+            for _ in 0..PARTITIONS_CHECKED {
+                checked = check_some(&node, checked, &mut budget).await;
+            }
             check_at = Instant::now() + CHECK_PERIOD;
         }
         tokio::select! {
@@ -65,17 +70,21 @@ async fn build_missing(node: &Arc<Shared>) {
 }
 
 /// Checks the next few records of the partition that is being checked. Returns the last one that was done with.
-async fn check_some(node: &Arc<Shared>, done: Option<u32>) -> Option<u32> {
+async fn check_some(node: &Arc<Shared>, done: Option<u32>, budget: &mut usize) -> Option<u32> {
     let trees = &node.replica.trees;
+    if *budget == 0 {
+        return done;
+    }
     let partition = trees.to_check(done)?;
     let Some(_turn) = node.background.turn(Work::TreeUpkeep).await else { return done };
-    let (progress, page) = match trees.build_page(partition, CHECKED) {
+    let (progress, page) = match trees.build_page(partition, *budget) {
         Ok(read) => read,
         Err(error) => {
             tracing::warn!(partition, %error, "the digest index cannot be read");
             return Some(partition);
         }
     };
+    *budget = budget.saturating_sub(page.len());
     let partitions = node.cluster.view().membership.partitions();
     for entry in page {
         let Some((bucket, key)) = parse_record_key(&entry.record) else { continue };
