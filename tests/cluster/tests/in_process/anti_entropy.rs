@@ -107,9 +107,9 @@ async fn what_one_replica_alone_has_goes_to_the_others_and_nothing_else_moves() 
         assert_eq!(held(&cluster, node, "k").await.unwrap(), ["alone", "kept"]);
         assert_eq!(held(&cluster, node, "new").await.unwrap(), ["alone"]);
     }
-    // Two keys at two nodes; two nodes may give them to the third at once.
+    // Two keys to two nodes; more if both of a pair compare at once, as they were told to. Of forty that are equal, none.
     let states = moved(&cluster) - before;
-    assert!((4..=8).contains(&states), "{states} states");
+    assert!((4..=15).contains(&states), "{states} states");
 }
 
 #[tokio::test]
