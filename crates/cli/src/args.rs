@@ -32,6 +32,7 @@ pub(crate) enum Command {
     Bucket(commands::bucket::Bucket),
     Status(commands::status::Status),
     Ring(commands::ring::Ring),
+    Hints(commands::hints::Hints),
     Metrics(commands::metrics::Metrics),
     Bench(commands::bench::Bench),
     Cluster(commands::cluster::Cluster),
@@ -59,6 +60,7 @@ impl Command {
             Command::Bucket(command) => command.run(),
             Command::Status(command) => command.run(),
             Command::Ring(command) => command.run(),
+            Command::Hints(command) => command.run(),
             Command::Metrics(command) => command.run(),
             Command::Bench(command) => command.run(),
             Command::Cluster(command) => command.run(),
@@ -128,6 +130,9 @@ mod tests {
             ("dyn get k --timeout never", "500ms"),
             ("dyn dev --nodes 0", "1..=16"),
             ("dyn cluster create", "--member"),
+            ("dyn hints show", "<TARGET>"),
+            ("dyn hints show n1 --limit 0", "1..=100000"),
+            ("dyn hints drain N1", "TARGET"),
             ("dyn cert client x --role root --ca d --out f --seed h:1", "reader"),
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use dynkv_client::{Client, ClusterFile, ClusterFileError, Options};
+use dynkv_client::ring::NodeId;
+use dynkv_client::{Client, ClusterFile, ClusterFileError, ClusterView, Options};
 use tokio::runtime;
 
 use crate::error::CliError;
@@ -22,7 +23,8 @@ pub(crate) struct Connection {
         help_heading = "Connection"
     )]
     cluster: Option<PathBuf>,
-    /// How long each request may take, for example 500ms [default: 5s; for import, whose requests queue, 30s]
+    /// How long each request may take, for example 500ms [default: 5s; for import, whose requests queue,
+    /// 30s; for hints drain, in all, 60s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Connection")]
     timeout: Option<Duration>,
 }
@@ -65,6 +67,16 @@ pub(crate) fn load(path: &Path) -> Result<ClusterFile, CliError> {
         }
         Err(other) => Err(CliError::ClusterFile(other)),
     }
+}
+
+/// `node`, if the cluster has such a one.
+pub(crate) fn known(view: &ClusterView, node: NodeId) -> Result<NodeId, CliError> {
+    if view.node(&node).is_some() {
+        return Ok(node);
+    }
+    let known: Vec<String> = view.nodes().map(|info| info.id.to_string()).collect();
+    let known = known.join(", ");
+    Err(CliError::NotFound(format!("there is no node {node} in the cluster: use one of {known}")))
 }
 
 /// Runs `future` on a current-thread runtime: the cheapest one for a command that talks to one node at a time.

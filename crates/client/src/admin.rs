@@ -1,4 +1,4 @@
-//! What operators ask: status, metrics, and changes of the history.
+//! What operators ask: status, metrics, hints, and changes of the history.
 
 use std::fmt;
 use std::future::{Future, IntoFuture};
@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynkv_net::Class;
-use dynkv_proto::{Digest, FailureCode, Frame, Message, MetricsReply, NodeInfo, ProposeReply, StatusReply};
+use dynkv_proto::{
+    Digest, DrainHintsReply, FailureCode, Frame, HintsReply, Message, MetricsReply, NodeInfo, ProposeReply,
+    StatusReply,
+};
 use dynkv_ring::{Change, Entry, History, NodeId};
 use tokio::time::{Instant, timeout_at};
 
@@ -153,6 +156,100 @@ impl Metrics {
         };
         let deadline = deadline(&self.inner, self.timeout);
         ask(&self.inner, &self.whom, Repeat::Read, deadline, &request, read).await
+    }
+}
+
+/// A question for the hints that a node keeps to be awaited; made by [`Client::hints`](crate::Client::hints).
+///
+/// Totals for all targets always come with the answer; single hints only for the [target](Hints::target) that is named.
+///
+/// ```no_run
+/// # async fn example(client: &dynkv_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// let kept = client.hints("n1".parse()?).await?;
+/// for totals in &kept.totals {
+///     println!("{} keeps {} hints for {}", kept.node, totals.hints, totals.target);
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "a question does nothing until it is awaited"]
+pub struct Hints {
+    inner: Arc<Inner>,
+    whom: Whom,
+    target: Option<NodeId>,
+    after: Option<u64>,
+    limit: u32,
+    timeout: Option<Duration>,
+}
+
+into_future!(Hints -> HintsReply);
+
+impl Hints {
+    pub(crate) fn of(inner: Arc<Inner>, node: NodeId) -> Hints {
+        Hints { inner, whom: Whom::Node(node), target: None, after: None, limit: 100, timeout: None }
+    }
+
+    /// Also lists single hints for this node, oldest first.
+    pub fn target(mut self, target: NodeId) -> Hints {
+        self.target = Some(target);
+        self
+    }
+
+    /// Lists only hints behind this one, by its [`sequence`](dynkv_proto::HintEntry::sequence): the next page.
+    pub fn after(mut self, sequence: u64) -> Hints {
+        self.after = Some(sequence);
+        self
+    }
+
+    /// How many single hints to list at most; 100 unless set. A node lists no more than 1000 at once.
+    pub fn limit(mut self, limit: u32) -> Hints {
+        self.limit = limit;
+        self
+    }
+
+    async fn run(self) -> Result<HintsReply, Error> {
+        let Hints { inner, whom, target, after, limit, timeout } = self;
+        let request = dynkv_proto::Hints { target, after, limit };
+        let read =
+            |frame: &Frame| Ok(Answer { value: read_reply::<HintsReply>(frame)?, view: Digest::default() });
+        ask(&inner, &whom, Repeat::Read, deadline(&inner, timeout), &request, read).await
+    }
+}
+
+/// An order to deliver hints at once, to be awaited; made by [`Client::drain_hints`](crate::Client::drain_hints).
+///
+/// The answer says how many there are to deliver. [`Client::hints`](crate::Client::hints) then shows how it goes.
+#[derive(Clone)]
+#[must_use = "an order does nothing until it is awaited"]
+pub struct DrainHints {
+    inner: Arc<Inner>,
+    whom: Whom,
+    target: Option<NodeId>,
+    timeout: Option<Duration>,
+}
+
+into_future!(DrainHints -> DrainHintsReply);
+
+impl DrainHints {
+    pub(crate) fn of(inner: Arc<Inner>, node: NodeId) -> DrainHints {
+        DrainHints { inner, whom: Whom::Node(node), target: None, timeout: None }
+    }
+
+    /// Only those for this node.
+    pub fn target(mut self, target: NodeId) -> DrainHints {
+        self.target = Some(target);
+        self
+    }
+
+    async fn run(self) -> Result<DrainHintsReply, Error> {
+        let DrainHints { inner, whom, target, timeout } = self;
+        let request = dynkv_proto::DrainHints { target };
+        let read = |frame: &Frame| {
+            Ok(Answer { value: read_reply::<DrainHintsReply>(frame)?, view: Digest::default() })
+        };
+        // To begin twice is to begin once.
+        ask(&inner, &whom, Repeat::Read, deadline(&inner, timeout), &request, read).await
     }
 }
 

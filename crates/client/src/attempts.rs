@@ -114,6 +114,11 @@ impl Attempts {
         self.unknown.is_some()
     }
 
+    /// How many there were.
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
     /// The nodes that earlier attempts were sent to and that may have carried them out.
     pub(crate) fn tried(&self) -> &[NodeId] {
         &self.tried

@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use crate::inner::Inner;
 use crate::pool::Pool;
 use crate::{
-    ClusterFile, ClusterView, ConnectError, Delete, Error, Get, List, Metrics, Options, Propose, Put,
-    SeedFailure, Status,
+    ClusterFile, ClusterView, ConnectError, Delete, DrainHints, Error, Get, Hints, List, Metrics, Options,
+    Propose, Put, SeedFailure, Status,
 };
 
 /// A connection to a cluster. Cloning is cheap and shares everything.
@@ -150,6 +150,17 @@ impl Client {
     /// Asks a node for its metrics, as OpenMetrics text.
     pub fn metrics(&self, node: NodeId) -> Metrics {
         Metrics::of(self.inner.clone(), node)
+    }
+
+    /// Asks a node for the hints that it keeps: what it owes to homes that were out of reach.
+    pub fn hints(&self, node: NodeId) -> Hints {
+        Hints::of(self.inner.clone(), node)
+    }
+
+    /// Has a node deliver its hints now, with a new attempt to connect where none had succeeded. Nodes do so by themselves
+    /// once a target is back. Takes an administrator's certificate.
+    pub fn drain_hints(&self, node: NodeId) -> DrainHints {
+        DrainHints::of(self.inner.clone(), node)
     }
 
     /// Proposes a change of the membership history: a founding, which says with `nodes` where the members are, or properties

@@ -4,7 +4,8 @@
 //!
 //! [`ClusterFile`] and [`Client::connect`]; then [`Client::get`], [`Client::put`], [`Client::delete`] and [`Client::list`], each a
 //! builder to be awaited. [`Context`] carries what was read to the next write, [`Error`] tells what is certain after a failure.
-//! [`ClusterView`], [`Client::status`], [`Client::metrics`] and [`Client::propose`] are for operators.
+//! [`ClusterView`], [`Client::status`], [`Client::metrics`], [`Client::hints`], [`Client::drain_hints`] and
+//! [`Client::propose`] are for operators.
 //!
 //! The crates whose types appear here are re-exported as [`net`], [`proto`] and [`ring`].
 
@@ -26,7 +27,7 @@ mod refresh;
 mod request;
 mod view;
 
-pub use admin::{Metrics, Propose, Status};
+pub use admin::{DrainHints, Hints, Metrics, Propose, Status};
 pub use client::Client;
 pub use cluster_file::{ClusterFile, ClusterFileError};
 pub use context::{Context, ParseContextError};

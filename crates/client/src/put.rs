@@ -100,11 +100,13 @@ impl Write {
             timeout_ms: 0,
             hops: Hops::default(),
             tried: None,
+            attempt: 0,
         };
         let request = |timeout_ms, attempts: &Attempts| {
             message.timeout_ms = timeout_ms;
             message.retry = attempts.is_retry() || self.retry;
             // Whom an earlier process of the application asked is not known.
+            message.attempt = attempts.count().saturating_add(if self.retry { LATER_PROCESS } else { 0 });
             message.tried = (attempts.is_retry() && !self.retry).then(|| attempts.tried().to_vec());
             Frame::new(&message, value.clone())
         };
@@ -112,6 +114,9 @@ impl Write {
         stored.map(|stored| Stored { put_id, ..stored }).map_err(failed)
     }
 }
+
+/// Where attempts are counted from when a put is taken up again: above all those of the process that began it.
+const LATER_PROCESS: u32 = 1 << 20;
 
 /// The home that answered fastest when `context` was read. Refuses a token that every node would refuse.
 fn fastest(context: &Context, position: Position) -> Result<Option<NodeId>, Error> {

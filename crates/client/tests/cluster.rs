@@ -12,8 +12,8 @@ use bytes::Bytes;
 use dynkv_client::net::certs::{CertificateAuthority, Validity};
 use dynkv_client::net::{self, IdentityError};
 use dynkv_client::proto::{
-    BucketChange, Conflict, Digest, FailureCode, Frame, Get, ListReply, MetricsReply, Outcome, Propose,
-    ProposeReply, PutId, StatusReply, kinds,
+    BucketChange, Conflict, Digest, DrainHints, DrainHintsReply, FailureCode, Frame, Get, Hints, HintsReply,
+    ListReply, MetricsReply, Outcome, Propose, ProposeReply, PutId, StatusReply, kinds,
 };
 use dynkv_client::ring::{Change, Entry, Member};
 use dynkv_client::{Client, ClusterFile, ClusterFileError, ConnectError, Context, Error, Options};
@@ -489,4 +489,45 @@ async fn status_and_metrics_come_from_the_node_asked() {
     let dead = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let error = client.status_at(dead.clone()).timeout(Duration::from_millis(200)).await.unwrap_err();
     assert!(matches!(&error, Error::Connect { .. }) && error.to_string().contains(&dead), "{error}");
+}
+
+#[tokio::test]
+async fn hints_are_asked_for_page_by_page_and_drained_at_one_node() {
+    let cluster = FakeCluster::founded(3).await;
+    let client = cluster.client().await;
+    cluster.script(node(2), |frame| match frame.kind {
+        kinds::HINTS => {
+            let reply = HintsReply {
+                node: node(2),
+                totals: vec![],
+                hints: vec![],
+                more: false,
+                limit_bytes: 1,
+                refused_full: 0,
+            };
+            Some(Reaction::Answer(Frame::new(&reply, Bytes::new())))
+        }
+        kinds::DRAIN_HINTS => Some(Reaction::Answer(Frame::new(&DrainHintsReply { hints: 5 }, Bytes::new()))),
+        _ => None,
+    });
+    client.hints(node(2)).await.unwrap();
+    assert_eq!(client.hints(node(2)).target(node(3)).after(7).limit(9).await.unwrap().node, node(2));
+    let asked: Vec<Hints> =
+        cluster.requests(kinds::HINTS).iter().map(|(_, frame)| frame.message().unwrap()).collect();
+    assert_eq!(
+        asked,
+        [
+            Hints { target: None, after: None, limit: 100 },
+            Hints { target: Some(node(3)), after: Some(7), limit: 9 },
+        ]
+    );
+    assert_eq!(client.drain_hints(node(2)).await.unwrap().hints, 5);
+    client.drain_hints(node(2)).target(node(3)).await.unwrap();
+    let asked: Vec<DrainHints> =
+        cluster.requests(kinds::DRAIN_HINTS).iter().map(|(_, frame)| frame.message().unwrap()).collect();
+    assert_eq!(asked, [DrainHints { target: None }, DrainHints { target: Some(node(3)) }]);
+    // Nobody else can answer for a node.
+    let error = client.hints(node(1)).timeout(Duration::from_millis(200)).await.unwrap_err();
+    assert_eq!(error.code(), Some(FailureCode::UnknownKind));
+    assert!(!cluster.asked(kinds::HINTS).contains(&node(3)));
 }

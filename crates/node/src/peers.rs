@@ -306,10 +306,9 @@ impl Peers {
         for node in nodes {
             let peer = self.peer(node);
             let answered_us = peer.answered_us.swap(0, Ordering::Relaxed);
-            if answered_us > 0 {
+            // A failure that came after the answer must not be forgotten for it.
+            if answered_us > 0 && !peer.failing.load(Ordering::Relaxed) {
                 self.gossip.call_succeeded(node, Duration::from_micros(answered_us));
-                // The detector has forgotten its failures.
-                peer.failing.store(false, Ordering::Relaxed);
             }
             self.review_one(&peer);
             up += i64::from(peer.up.load(Ordering::Relaxed));

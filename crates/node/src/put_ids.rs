@@ -23,8 +23,8 @@ const IDS_MAX: usize = 100_000;
 ///
 /// The interleaving that this is for: a first attempt is on its way (in a queue, its state sent out but not yet arrived,
 /// its local write failed), a retry reaches another coordinator, every home says no, and the put is written twice. Hence
-/// a put that a node has begun is *cannot say* until its outcome is known, and a node that has said no treats a first
-/// attempt that comes later as a retry.
+/// a put that a node has begun is *cannot say* until its outcome is known, and a node that has said no to one attempt does
+/// not carry out an earlier one: its client has given it up, and would not learn that it may be a duplicate.
 ///
 /// *Not applied*, and *applied* once, are answered only if everything within the retry window is still remembered: starting and
 /// forgetting early both move the moment from which that is true.
@@ -39,8 +39,8 @@ pub(crate) struct PutIds {
 /// What is known of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Known {
-    /// Another coordinator has asked for it, and was told that it was not applied.
-    Denied,
+    /// Another coordinator has asked for it, in this attempt, and was told that it was not applied.
+    Denied { attempt: u32 },
     /// This node is or was about to write it, and does not know of a success.
     Begun,
     /// It was applied under this dot, the latest that was learned of.
@@ -49,9 +49,18 @@ enum Known {
     Twins(Dot<Actor>),
 }
 
-/// Another coordinator is carrying out this put: it must be treated as a retry.
+/// One attempt of a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Denied;
+pub(crate) struct Attempt {
+    /// As its client counts them.
+    pub(crate) number: u32,
+    /// Whether none of its outcomes can be unknown: there is none before it.
+    pub(crate) is_first: bool,
+}
+
+/// A later attempt of this put is under way elsewhere, and was told that this node had not applied it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Superseded;
 
 impl PutIds {
     pub(crate) fn new(now: Instant) -> PutIds {
@@ -68,26 +77,22 @@ impl PutIds {
         self.note(id, known, now);
     }
 
-    /// This node is about to write `id` for the first time. Refused when it has told another coordinator that it had not:
-    /// the put must then be treated as a retry.
-    pub(crate) fn begin(&mut self, id: PutId, now: Instant) -> Result<(), Denied> {
-        match self.known.get(&id) {
-            Some(Known::Denied) => Err(Denied),
-            Some(Known::Begun | Known::Applied(_) | Known::Twins(_)) => Ok(()),
-            None => {
-                self.note(id, Known::Begun, now);
-                Ok(())
-            }
+    /// This node is about to carry out an attempt of `id`, and to ask the others if it is not the first. Says what it knows
+    /// itself.
+    ///
+    /// # Errors
+    /// [`Superseded`] when a later attempt's coordinator was told that this node had not applied it.
+    pub(crate) fn begin(&mut self, id: PutId, attempt: Attempt, now: Instant) -> Result<Seen, Superseded> {
+        if let Some(Known::Denied { attempt: denied }) = self.known.get(&id)
+            && (attempt.is_first || attempt.number < *denied)
+        {
+            return Err(Superseded);
         }
-    }
-
-    /// This node is about to carry out a retry of `id`, and will ask the others. Says what it knows itself.
-    pub(crate) fn begin_retry(&mut self, id: PutId, now: Instant) -> Seen {
         let seen = self.peek(id, now);
         if !matches!(seen, Seen::Applied | Seen::AppliedPerhapsTwice) {
             self.note(id, Known::Begun, now);
         }
-        seen
+        Ok(seen)
     }
 
     /// The dot under which `id` was applied, if it is remembered.
@@ -103,11 +108,16 @@ impl PutIds {
         matches!(self.known.get(&id), Some(Known::Twins(_)))
     }
 
-    /// Tells another coordinator what is known of `id`. Having said *not applied*, this node will not be first.
-    pub(crate) fn answer(&mut self, id: PutId, now: Instant) -> Seen {
+    /// Tells the coordinator of an attempt what is known of `id`. Having said *not applied*, this node carries out no
+    /// earlier attempt.
+    pub(crate) fn answer(&mut self, id: PutId, attempt: u32, now: Instant) -> Seen {
         let seen = self.peek(id, now);
-        if !self.known.contains_key(&id) {
-            self.note(id, Known::Denied, now);
+        match self.known.get(&id) {
+            None => self.note(id, Known::Denied { attempt }, now),
+            Some(Known::Denied { attempt: before }) if *before < attempt => {
+                self.note(id, Known::Denied { attempt }, now);
+            }
+            Some(_) => {}
         }
         seen
     }
@@ -157,17 +167,23 @@ impl PutIds {
 mod tests {
     use super::*;
 
+    const FIRST: Attempt = Attempt { number: 0, is_first: true };
+
+    fn retry(number: u32) -> Attempt {
+        Attempt { number, is_first: false }
+    }
+
     const DOT: Dot<Actor> = Dot { actor: Actor(1, 0), counter: 1 };
 
     #[test]
     fn a_young_memory_cannot_say_no() {
         let start = Instant::now();
         let mut ids = PutIds::new(start);
-        assert_eq!(ids.answer(PutId(1), start), Seen::CannotSay);
-        assert_eq!(ids.answer(PutId(2), start + RETRY_WINDOW), Seen::NotApplied);
+        assert_eq!(ids.answer(PutId(1), 1, start), Seen::CannotSay);
+        assert_eq!(ids.answer(PutId(2), 1, start + RETRY_WINDOW), Seen::NotApplied);
         ids.remember(PutId(1), DOT, start);
-        assert_eq!(ids.answer(PutId(1), start), Seen::AppliedPerhapsTwice);
-        assert_eq!(ids.answer(PutId(1), start + RETRY_WINDOW), Seen::Applied);
+        assert_eq!(ids.answer(PutId(1), 1, start), Seen::AppliedPerhapsTwice);
+        assert_eq!(ids.answer(PutId(1), 1, start + RETRY_WINDOW), Seen::Applied);
         assert_eq!(ids.dot(PutId(1)), Some(DOT));
     }
 
@@ -176,18 +192,32 @@ mod tests {
         let start = Instant::now();
         let later = start + RETRY_WINDOW;
         let mut ids = PutIds::new(start);
-        assert_eq!(ids.begin(PutId(1), later), Ok(()));
-        assert_eq!(ids.answer(PutId(1), later), Seen::CannotSay);
-        assert_eq!(ids.begin(PutId(1), later), Ok(()), "the same coordinator may go on");
+        assert_eq!(ids.begin(PutId(1), FIRST, later), Ok(Seen::NotApplied));
+        assert_eq!(ids.answer(PutId(1), 1, later), Seen::CannotSay);
+        assert_eq!(ids.begin(PutId(1), FIRST, later), Ok(Seen::CannotSay), "the same coordinator may go on");
 
-        assert_eq!(ids.answer(PutId(2), later), Seen::NotApplied);
-        assert_eq!(ids.begin(PutId(2), later), Err(Denied));
-        assert_eq!(ids.begin_retry(PutId(2), later), Seen::NotApplied);
-        assert_eq!(ids.answer(PutId(2), later), Seen::CannotSay, "two retries at once");
+        assert_eq!(ids.answer(PutId(2), 2, later), Seen::NotApplied);
+        assert_eq!(ids.begin(PutId(2), FIRST, later), Err(Superseded));
+        assert_eq!(ids.begin(PutId(2), retry(1), later), Err(Superseded));
+        assert_eq!(ids.answer(PutId(2), 4, later), Seen::NotApplied);
+        assert_eq!(ids.answer(PutId(2), 3, later), Seen::NotApplied);
+        assert_eq!(ids.begin(PutId(2), retry(3), later), Err(Superseded), "the latest one counts");
+        assert_eq!(ids.begin(PutId(2), retry(5), later), Ok(Seen::NotApplied));
+        assert_eq!(ids.answer(PutId(2), 5, later), Seen::CannotSay, "two retries at once");
 
         ids.remember(PutId(2), DOT, later);
-        assert_eq!(ids.begin_retry(PutId(2), later), Seen::Applied);
-        assert_eq!(ids.answer(PutId(2), later), Seen::Applied);
+        assert_eq!(ids.begin(PutId(2), retry(1), later), Ok(Seen::Applied));
+        assert_eq!(ids.answer(PutId(2), 6, later), Seen::Applied);
+    }
+
+    /// A client that does not count its attempts.
+    #[test]
+    fn a_first_attempt_is_earlier_than_any_other() {
+        let start = Instant::now();
+        let mut ids = PutIds::new(start);
+        assert_eq!(ids.answer(PutId(1), 0, start), Seen::CannotSay);
+        assert_eq!(ids.begin(PutId(1), FIRST, start), Err(Superseded));
+        assert_eq!(ids.begin(PutId(1), retry(0), start), Ok(Seen::CannotSay));
     }
 
     /// The interleaving that this is for, found by the simulator: two coordinators have written a put, a third client has
@@ -198,13 +228,13 @@ mod tests {
         let mut ids = PutIds::new(start);
         ids.remember(PutId(1), DOT, start);
         ids.remember(PutId(1), DOT, start);
-        assert_eq!(ids.answer(PutId(1), start + RETRY_WINDOW), Seen::Applied);
+        assert_eq!(ids.answer(PutId(1), 1, start + RETRY_WINDOW), Seen::Applied);
         assert!(!ids.has_twins(PutId(1)));
         let twin = Dot { counter: 2, ..DOT };
         ids.remember(PutId(1), twin, start);
         ids.remember(PutId(1), twin, start);
         assert!(ids.has_twins(PutId(1)));
-        assert_eq!(ids.answer(PutId(1), start + RETRY_WINDOW), Seen::AppliedPerhapsTwice);
+        assert_eq!(ids.answer(PutId(1), 1, start + RETRY_WINDOW), Seen::AppliedPerhapsTwice);
         assert_eq!(ids.dot(PutId(1)), Some(twin));
     }
 
@@ -217,10 +247,10 @@ mod tests {
             ids.remember(PutId(id), DOT, later);
         }
         assert_eq!(ids.len(), 2);
-        assert_eq!(ids.answer(PutId(3), later), Seen::AppliedPerhapsTwice);
-        assert_eq!(ids.answer(PutId(3), later + RETRY_WINDOW), Seen::Applied);
-        assert_eq!(ids.answer(PutId(1), later), Seen::CannotSay);
-        assert_eq!(ids.answer(PutId(9), later + RETRY_WINDOW), Seen::NotApplied);
+        assert_eq!(ids.answer(PutId(3), 1, later), Seen::AppliedPerhapsTwice);
+        assert_eq!(ids.answer(PutId(3), 1, later + RETRY_WINDOW), Seen::Applied);
+        assert_eq!(ids.answer(PutId(1), 1, later), Seen::CannotSay);
+        assert_eq!(ids.answer(PutId(9), 1, later + RETRY_WINDOW), Seen::NotApplied);
     }
 
     #[test]

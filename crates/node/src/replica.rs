@@ -26,7 +26,7 @@ use crate::{
     key::{Key, RecordAt},
     metrics::Metrics,
     planted::{self, Bug},
-    put_ids::{Denied, PutIds},
+    put_ids::{Attempt, PutIds, Superseded},
     record::{Record, bucket_prefix},
     storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
     trees::{TreeChange, Trees},
@@ -63,8 +63,8 @@ pub(crate) struct Replica {
 pub(crate) struct Mint {
     pub(crate) context: ContextToken,
     pub(crate) put_id: PutId,
-    /// Whether the other homes were asked for it.
-    pub(crate) retry: bool,
+    /// Unless it is the first, the others were asked for the put.
+    pub(crate) attempt: Attempt,
     pub(crate) tombstone: bool,
     pub(crate) content_type: String,
     pub(crate) meta: BTreeMap<String, String>,
@@ -106,9 +106,8 @@ pub(crate) enum MintError {
         "the version to replace is stamped more than {SKEW_MS_MAX} ms ahead of this node's clock: check the clocks of the hosts, then try again"
     )]
     Clock,
-    /// Not an error to a client: the coordinator goes on as with a retry.
-    #[error("another coordinator is carrying out this put")]
-    Denied,
+    #[error("a later attempt of this put is under way elsewhere, which this one gives way to")]
+    Superseded,
     #[error("the actor's counter is used up: try again")]
     Counter,
     #[error("this node stands in for the homes of this key: {0}")]
@@ -383,8 +382,10 @@ impl Replica {
             let time = state.siblings().get(&dot).map_or(token.time, |version| version.time.max(token.time));
             return Ok((Minted { state: record.state, dot, context, time, twins }, None));
         }
-        if !mint.retry {
-            self.put_ids().begin(put_id, Instant::now()).map_err(|Denied| MintError::Denied)?;
+        if mint.attempt.is_first {
+            self.put_ids()
+                .begin(put_id, mint.attempt, Instant::now())
+                .map_err(|Superseded| MintError::Superseded)?;
         }
         self.check_limits(&state, &token.context, conflict, mint.siblings_max)?;
         let replaced = if planted::is(Bug::TimeIgnoresContext) { HybridTime::MIN } else { token.time };
@@ -470,9 +471,10 @@ impl Replica {
         place: &Place,
         conflict: Conflict,
         put_id: PutId,
+        attempt: u32,
     ) -> Result<(PutSeenReply, Bytes), StorageError> {
         // Asked before the record is read: a put that is committed in between is found in the record, or was begun.
-        let seen = self.put_ids().answer(put_id, Instant::now());
+        let seen = self.put_ids().answer(put_id, attempt, Instant::now());
         let record = self.held(key, place, conflict)?;
         let (seen, dot) = match (self.applied(put_id, record.as_ref())?, seen) {
             (Some(dot), seen) => (applied_seen(seen), dot),
@@ -494,8 +496,12 @@ impl Replica {
         place: &Place,
         conflict: Conflict,
         put_id: PutId,
-    ) -> Result<Seen, StorageError> {
-        let seen = self.put_ids().begin_retry(put_id, Instant::now());
+        attempt: Attempt,
+    ) -> Result<Seen, MintError> {
+        let seen = self
+            .put_ids()
+            .begin(put_id, attempt, Instant::now())
+            .map_err(|Superseded| MintError::Superseded)?;
         let applied = self.applied(put_id, self.held(key, place, conflict)?.as_ref())?;
         Ok(if applied.is_some() { applied_seen(seen) } else { seen })
     }

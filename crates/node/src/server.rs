@@ -45,8 +45,8 @@ impl Handler for Server {
                 Ok((MetricsReply { text: metrics(node) }, Bytes::new()))
             }),
             kinds::HINTS => inline(frame, responder, |request| hints::admin::list(node, &request)),
-            kinds::DRAIN_HINTS => spawned(node, frame, responder, |node, request: DrainHints| async move {
-                hints::admin::drain(&node, request).await
+            kinds::DRAIN_HINTS => inline(frame, responder, |request: DrainHints| {
+                Ok((hints::admin::drain(node, &request), Bytes::new()))
             }),
             kinds::PROPOSE => spawned(node, frame, responder, |node, request: Propose| async move {
                 propose::answer(&node, request).await
@@ -303,7 +303,7 @@ fn replica_list(node: &Shared, request: &ReplicaList) -> Result<(ReplicaListRepl
 fn put_seen(node: &Shared, request: PutSeen) -> Result<(dynkv_proto::PutSeenReply, Bytes), Failure> {
     let (key, place, conflict) = key(node, request.bucket, request.key.0)?;
     node.replica
-        .answer_put_seen(&key, &place, conflict, request.put_id)
+        .answer_put_seen(&key, &place, conflict, request.put_id, request.attempt)
         .map_err(|error| storage_failure(node, &error))
 }
 

@@ -132,6 +132,9 @@ message! {
         hops: Hops,
         /// In a retry: the nodes that earlier attempts were sent to. `None`: not known, any node may have carried one out.
         tried: Option<Vec<NodeId>> = None,
+        /// Counts the attempts, from 0 on. A node that has told a later attempt's coordinator that it had not applied the put
+        /// does not carry out an earlier one that arrives after that: nobody waits for it any more.
+        attempt: u32 = 0,
     }
 }
 
@@ -443,6 +446,8 @@ message! {
         key: Blob,
         /// The put.
         put_id: PutId,
+        /// Which attempt asks.
+        attempt: u32 = 0,
     }
 }
 

@@ -109,6 +109,7 @@ fn put() -> Put {
         timeout_ms: 5000,
         hops: Hops(1),
         tried: Some(vec![node()]),
+        attempt: 3,
     }
 }
 

@@ -9,7 +9,7 @@ use dynkv_net::{
     certs::{CertificateAuthority, Issued, Validity},
 };
 use dynkv_node::{Node, NodeConfig, StartError};
-use dynkv_proto::{BucketChange, NodeInfo, Status, StatusReply};
+use dynkv_proto::{BucketChange, Hints, HintsReply, NodeInfo, Status, StatusReply};
 use dynkv_ring::{Change, Entry, Founding, History, Member, Membership, NodeId, PartitionCount, Position};
 use tempfile::TempDir;
 
@@ -37,6 +37,7 @@ pub fn id(text: &str) -> NodeId {
 pub struct Cluster {
     ca: CertificateAuthority,
     partitions: PartitionCount,
+    hint_bytes_max: Option<u64>,
     nodes: BTreeMap<NodeId, Slot>,
     // After the nodes, which have files open in it.
     dir: TempDir,
@@ -62,7 +63,7 @@ impl Cluster {
         let ca = CertificateAuthority::create(CLUSTER).expect("a good name");
         let dir = tempfile::tempdir().expect("a temporary directory");
         let partitions = PartitionCount::new(PARTITIONS).expect("a power of two");
-        let mut cluster = Cluster { ca, partitions, nodes: BTreeMap::new(), dir };
+        let mut cluster = Cluster { ca, partitions, hint_bytes_max: None, nodes: BTreeMap::new(), dir };
         for number in 1..=nodes {
             cluster.add(&format!("n{number}")).await;
         }
@@ -72,6 +73,11 @@ impl Cluster {
     /// Another number of partitions, for the founding to come.
     pub fn set_partitions(&mut self, partitions: u32) {
         self.partitions = PartitionCount::new(partitions).expect("a power of two");
+    }
+
+    /// Another bound for the hints that a node keeps, for the nodes that are started from now on.
+    pub fn set_hint_bytes_max(&mut self, bytes: u64) {
+        self.hint_bytes_max = Some(bytes);
     }
 
     /// Starts a further node, with a good certificate and the others as seeds.
@@ -99,6 +105,7 @@ impl Cluster {
         let mut config = NodeConfig::new(data_dir, listen, identity);
         config.seeds = self.running().map(|other| other.info().address.clone()).collect();
         config.cache_bytes = 1024 * 1024;
+        config.hint_bytes_max = self.hint_bytes_max.unwrap_or(config.hint_bytes_max);
         Node::start(config).await
     }
 
@@ -165,6 +172,47 @@ impl Cluster {
     /// How a node is, by its own account.
     pub async fn status(&self, node: NodeId) -> StatusReply {
         ask_status(&self.connect(node, Role::Reader).await).await
+    }
+
+    /// What a node keeps for others, by its own account.
+    pub async fn hints(&self, node: NodeId) -> HintsReply {
+        let peer = self.connect(node, Role::Reader).await;
+        let answer = peer.ask(&Hints { target: None, after: None, limit: 0 }, Bytes::new()).await;
+        answer.unwrap_or_else(|failure| panic!("{node}: {failure}")).0
+    }
+
+    /// How many hints the running nodes keep for `target`.
+    pub async fn hints_for(&self, target: NodeId) -> u64 {
+        let mut sum = 0;
+        for node in self.running() {
+            let totals = self.hints(node.id()).await.totals;
+            sum += totals.iter().filter(|kept| kept.target == target).map(|kept| kept.hints).sum::<u64>();
+        }
+        sum
+    }
+
+    /// Waits until no running node keeps a hint.
+    pub async fn drained(&self) {
+        eventually("all hints are delivered", async || {
+            for node in self.running() {
+                if !self.hints(node.id()).await.totals.is_empty() {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+
+    /// Waits until every running node has noticed who does not run.
+    pub async fn missed(&self) {
+        let down: Vec<NodeId> =
+            self.nodes.iter().filter(|(_, slot)| slot.node.is_none()).map(|(id, _)| *id).collect();
+        eventually("it is known who is down", async || {
+            let noticed = |node: &Node| down.iter().all(|&other| !node.is_up(other));
+            self.running().all(noticed).then_some(())
+        })
+        .await;
     }
 
     /// Stops a node in order.

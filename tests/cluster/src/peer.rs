@@ -77,5 +77,6 @@ pub fn put(bucket: &str, key: impl Into<Bytes>, put_id: u128, value: &[u8]) -> P
         timeout_ms: 5000,
         hops: Hops(0),
         tried: None,
+        attempt: 0,
     }
 }

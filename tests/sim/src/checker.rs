@@ -70,7 +70,7 @@ pub fn check(
         one_value_per_put(seen).map_err(|what| violation("one put is one value", what))?;
         // Of two processes of one name only one is asked about a retry. And an attempt that is late itself may reach a node
         // that has denied the put to the coordinator of a later attempt, and be carried out, too.
-        if !disk_lost && !delays {
+        if !disk_lost {
             one_dot_per_put(seen).map_err(|what| violation("an unflagged put is one version", what))?;
         }
         siblings_are_bounded(key, seen).map_err(|what| violation("siblings are bounded", what))?;

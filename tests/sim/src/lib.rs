@@ -19,6 +19,7 @@ pub mod buckets;
 pub mod checker;
 mod converge;
 pub mod disk;
+mod draw;
 mod faults;
 pub mod gate;
 mod heal;

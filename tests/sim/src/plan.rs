@@ -2,15 +2,9 @@
 
 use std::{fmt, time::Duration};
 
-use rand::{RngExt, SeedableRng, rngs::StdRng};
+use rand::{SeedableRng, rngs::StdRng};
 
-use crate::{
-    buckets::Bucket,
-    disk::{Operation, Trouble},
-    history::Key,
-    network::{Latency, Weather},
-    workload::Step,
-};
+use crate::{buckets::Bucket, disk::Trouble, history::Key, network::Weather, workload::Step};
 
 /// Everything about a run. The same plan gives the same run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,60 +248,6 @@ impl Plan {
         self
     }
 
-    /// The plan of `seed`, with some of all kinds of faults.
-    pub fn draw(seed: u64) -> Plan {
-        let mut random = StdRng::seed_from_u64(seed);
-        let kinds: Vec<Kind> = Kind::ALL.into_iter().filter(|_| random.random_bool(0.35)).collect();
-        Plan::draw_with(seed, &kinds)
-    }
-
-    /// The plan of `seed`, with faults of these kinds only.
-    pub fn draw_with(seed: u64, kinds: &[Kind]) -> Plan {
-        let mut random = StdRng::seed_from_u64(seed ^ 0x5eed);
-        let nodes = random.random_range(3..=5);
-        let session_count = random.random_range(2..=5);
-        let duration_ms = random.random_range(10_000..40_000);
-        let mut plan = Plan {
-            seed,
-            nodes,
-            two_disks: kinds.iter().any(|kind| kind.loses_disk()),
-            keys: draw_keys(&mut random),
-            sessions: (0..session_count).map(|number| SessionPlan::draw(number, &mut random)).collect(),
-            warm_up_ms: if random.random_bool(0.5) { WARM_UP_MS_MIN } else { 70_000 },
-            duration_ms,
-            faults: Vec::new(),
-        };
-        plan.draw_faults(&mut random, kinds);
-        plan
-    }
-
-    fn draw_faults(&mut self, random: &mut StdRng, kinds: &[Kind]) {
-        let mut kinds = kinds.to_vec();
-        // Half of the runs are quick to mend, half let faults pile up.
-        let lasts_ms_max = if random.random_bool(0.5) { 3_000 } else { 10_000 };
-        let mut at_ms = 0;
-        while !kinds.is_empty() {
-            at_ms += random.random_range(200..3000);
-            if at_ms >= self.duration_ms {
-                break;
-            }
-            let kind = kinds[random.random_range(0..kinds.len())];
-            if kind.loses_disk() {
-                kinds.retain(|kind| !kind.loses_disk());
-            }
-            let lasts_ms = match kind {
-                // Longer than idle timeouts and retry windows, now and then.
-                Kind::Pause => {
-                    let most = if random.random_bool(0.3) { 60_000 } else { 6_000 };
-                    random.random_range(500..most)
-                }
-                _ => random.random_range(100..lasts_ms_max),
-            };
-            let what = draw_what(kind, random, self.nodes, self.sessions.len(), at_ms);
-            self.faults.push(Fault { at_ms, lasts_ms, what });
-        }
-    }
-
     /// The work's length.
     pub fn duration(&self) -> Duration {
         Duration::from_millis(self.duration_ms)
@@ -365,81 +305,6 @@ impl Plan {
     fn has(&self, wanted: impl Fn(Kind) -> bool) -> bool {
         self.faults.iter().any(|fault| wanted(fault.what.kind()))
     }
-}
-
-impl SessionPlan {
-    fn draw(number: usize, random: &mut StdRng) -> SessionPlan {
-        let timeout_ms = if random.random_bool(0.7) { 5_000 } else { random.random_range(200..10_000) };
-        SessionPlan { number, seed: random.random(), timeout_ms, work: Work::Random }
-    }
-}
-
-fn draw_keys(random: &mut StdRng) -> Vec<Key> {
-    let mut buckets = Bucket::ALL.to_vec();
-    while buckets.len() > 3 {
-        buckets.swap_remove(random.random_range(0..buckets.len()));
-    }
-    let mut keys = Vec::new();
-    for bucket in buckets {
-        for number in 0..random.random_range(1..=3) {
-            keys.push(Key::shared(bucket, &format!("k{number}")));
-        }
-    }
-    keys
-}
-
-fn draw_what(kind: Kind, random: &mut StdRng, nodes: usize, sessions: usize, at_ms: u64) -> What {
-    let node = random.random_range(0..nodes);
-    match kind {
-        Kind::Kill => What::Kill(node),
-        Kind::PowerLoss => What::PowerLoss(node),
-        Kind::Blackout => What::Blackout,
-        Kind::Pause => What::Pause(node),
-        Kind::Cut => {
-            let other = match random.random_range(0..3) {
-                0 => Place::Session(random.random_range(0..sessions)),
-                _ => Place::Node((node + random.random_range(1..nodes)) % nodes),
-            };
-            match random.random_bool(0.5) {
-                true => What::Cut(Place::Node(node), other),
-                false => What::Cut(other, Place::Node(node)),
-            }
-        }
-        Kind::Split => {
-            let side: Vec<usize> = (0..nodes).filter(|_| random.random_bool(0.4)).collect();
-            let side = if side.is_empty() { vec![node] } else { side };
-            match random.random_bool(0.5) {
-                true => What::Split(side),
-                false => What::Island(side, (0..sessions).filter(|_| random.random_bool(0.6)).collect()),
-            }
-        }
-        Kind::Storm => What::Storm(draw_weather(random)),
-        Kind::SlowNode => What::SlowNode(node, random.random_range(2..500)),
-        Kind::SlowDisk => What::SlowDisk(node, random.random_range(2..=400)),
-        Kind::Trouble => {
-            let operation = if random.random_bool(0.7) { Operation::Write } else { Operation::Read };
-            let times = if random.random_bool(0.5) { 1 } else { u32::MAX };
-            What::Trouble(node, Trouble { operation, after: random.random_range(0..20), times })
-        }
-        Kind::FullDisk => What::FullDisk(node),
-        Kind::Clock => What::Clock(node, random.random_range(-45_000..45_000)),
-        Kind::Move => What::Move(node),
-        Kind::Wipe => What::Wipe(node),
-        Kind::Restore => What::Restore(node, random.random_range(0..=at_ms)),
-        Kind::Clone => What::Clone(node),
-    }
-}
-
-fn draw_weather(random: &mut StdRng) -> Weather {
-    let latency = if random.random_bool(0.5) {
-        Latency::Uniform {
-            min: Duration::from_micros(100),
-            max: Duration::from_millis(random.random_range(1..200)),
-        }
-    } else {
-        Latency::LongTail { typical: Duration::from_micros(random.random_range(100..5_000)) }
-    };
-    Weather { latency, lost_percent: random.random_range(0..20), doubled_percent: random.random_range(0..10) }
 }
 
 fn node(index: usize) -> String {

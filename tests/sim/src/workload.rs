@@ -177,7 +177,8 @@ impl Session {
         let began_at = Instant::now();
         let mut get = self.client.get(key.bucket.name(), key.name.clone());
         if let Some(r) = r {
-            get = get.r(r);
+            // Of homes: others may stand in for them otherwise.
+            get = get.r(r).pr(r);
         }
         match get.await {
             Ok(fetched) => {

@@ -50,7 +50,8 @@ fn a_link_that_fails_in_one_direction_is_noticed_by_both_and_so_is_its_return() 
             world.network.cut(one, two);
             for (from, to) in [(0, 1), (1, 0)] {
                 let missed = until(&world, &client, from, to, false).await;
-                assert!(missed < Duration::from_secs(5), "seed {seed}: missed after {missed:?}");
+                println!("seed {seed}: missed {missed:?} later");
+                assert!(missed < Duration::from_secs(6), "seed {seed}: missed after {missed:?}");
             }
             // Others see both all the while.
             sleep(Duration::from_millis(20_000 + 137 * seed)).await;
@@ -58,6 +59,7 @@ fn a_link_that_fails_in_one_direction_is_noticed_by_both_and_so_is_its_return() 
             world.network.clear();
             let back = [until(&world, &client, 0, 1, true).await, until(&world, &client, 1, 0, true).await];
             let back = back[0] + back[1];
+            println!("seed {seed}: both are back after {back:?}");
             assert!(back < Duration::from_millis(2500), "seed {seed}: back after {back:?}");
         });
     }

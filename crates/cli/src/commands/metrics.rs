@@ -5,7 +5,7 @@ use dynkv_client::ring::NodeId;
 use serde_json::{Map, Value};
 
 use crate::commands::status::nodes;
-use crate::connection::{Connection, block_on};
+use crate::connection::{Connection, block_on, known};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::output;
@@ -27,17 +27,8 @@ impl Metrics {
         block_on(async {
             let client = self.connection.client().await?;
             let view = client.view();
-            if let Some(node) = &self.node
-                && view.node(node).is_none()
-            {
-                let known: Vec<String> = view.nodes().map(|info| info.id.to_string()).collect();
-                let known = known.join(", ");
-                return Err(CliError::NotFound(format!(
-                    "there is no node {node} in the cluster: use one of {known}"
-                )));
-            }
             let asked = match self.node {
-                Some(node) => vec![node],
+                Some(node) => vec![known(&view, node)?],
                 None => nodes(&view).iter().map(|info| info.id).collect(),
             };
             let mut texts = Map::new();

@@ -8,6 +8,7 @@ pub(crate) mod completions;
 pub(crate) mod delete;
 pub(crate) mod dev;
 pub(crate) mod get;
+pub(crate) mod hints;
 pub(crate) mod import;
 pub(crate) mod ls;
 pub(crate) mod man;

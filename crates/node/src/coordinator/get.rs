@@ -332,10 +332,15 @@ impl<'a> Read<'a> {
         } else {
             self.errors.join("; ")
         };
-        let got = self.quorum.got();
+        let (need, got) = (self.need, self.quorum.got());
+        // Others may have answered in place of homes, which is not what was asked for then.
+        let (got, need, what, option) = if got.homes < need.homes {
+            (got.homes, need.homes, "home replicas", "--pr")
+        } else {
+            (got.replicas, need.replicas, "replicas", "-r")
+        };
         let message = format!(
-            "{} of the {} replicas that must answer did: {why}. See `dyn status`, or read with a smaller -r",
-            got.replicas, self.need.replicas
+            "{got} of the {need} {what} that must answer did: {why}. See `dyn status`, or read with a smaller {option}"
         );
         failure(&self.context.view, code, message)
     }

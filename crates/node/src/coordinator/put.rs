@@ -23,6 +23,7 @@ use crate::{
     hints::{HintError, Place},
     key::Key,
     planted::{self, Bug},
+    put_ids::Attempt,
     replica::{Incoming, Mint, MintError, Minted},
     shared::Shared,
     storage::{Durability, StorageError},
@@ -46,10 +47,10 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
     let position = key.position;
     let place = Place::of(&context.view, &key, &node.cluster.me.id);
     let tried = request.tried;
-    let mut mint = Mint {
+    let mint = Mint {
         context: token,
         put_id: request.put_id,
-        retry: request.retry,
+        attempt: Attempt { number: request.attempt, is_first: !request.retry },
         tombstone: request.tombstone,
         content_type: request.content_type,
         meta: request.meta,
@@ -60,22 +61,21 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
     };
     let durable = properties.dw > 0 && !planted::is(Bug::OwnAckFromMemory);
     let durability = if durable { Durability::Disk } else { Durability::Memory };
-    let mut possible_duplicate = false;
-    let (minted, written) = loop {
-        if mint.retry {
-            match ask_others(&node, &context, &key, &place, mint.put_id, tried.as_deref()).await {
-                Ok(duplicate) => possible_duplicate = duplicate,
-                Err(failure) => return answer.failed(&failure),
-            }
-        }
-        match mint_here(&node, &context, &key, place.clone(), mint.clone(), durability).await {
-            Ok(minted) => break minted,
-            // A retry has overtaken this first attempt, by way of another coordinator.
-            Err(Refused::Denied) => mint.retry = true,
-            Err(Refused::Failed(failure)) => return answer.failed(&failure),
-        }
+    let (attempt, put_id) = (mint.attempt, mint.put_id);
+    let retried = if attempt.is_first {
+        Ok(false)
+    } else {
+        ask_others(&node, &context, &key, &place, put_id, attempt, tried.as_deref()).await
     };
-    let properties = match planted::is(Bug::RetryWithoutQuorum) && mint.retry {
+    let possible_duplicate = match retried {
+        Ok(possible_duplicate) => possible_duplicate,
+        Err(failure) => return answer.failed(&failure),
+    };
+    let (minted, written) = match mint_here(&node, &context, &key, place.clone(), mint, durability).await {
+        Ok(minted) => minted,
+        Err(failure) => return answer.failed(&failure),
+    };
+    let properties = match planted::is(Bug::RetryWithoutQuorum) && !attempt.is_first {
         true => BucketProperties { w: 1, dw: 0, pw: 0, ..properties },
         false => properties,
     };
@@ -209,12 +209,6 @@ fn down(node: &Shared, homes: &[NodeId]) -> String {
         .join("; ")
 }
 
-/// Why [`mint_here`] did not.
-enum Refused {
-    Denied,
-    Failed(Failure),
-}
-
 /// Mints on this node's replica; the local write goes on while the caller replicates.
 async fn mint_here(
     node: &Arc<Shared>,
@@ -223,12 +217,11 @@ async fn mint_here(
     place: Place,
     mint: Mint,
     durability: Durability,
-) -> Result<(Minted, oneshot::Receiver<Result<(), StorageError>>), Refused> {
-    let refused = |error: MintError| Refused::Failed(refusal(node, context, &error));
+) -> Result<(Minted, oneshot::Receiver<Result<(), StorageError>>), Failure> {
+    let refused = |error: MintError| refusal(node, context, &error);
     let minting = node.replica.mint(key, place, mint, durability).map_err(|error| refused(error.into()))?;
     match tokio::time::timeout_at(context.deadline, minting.minted).await {
         Ok(Ok(Ok(minted))) => Ok((minted, minting.written)),
-        Ok(Ok(Err(MintError::Denied))) => Err(Refused::Denied),
         Ok(Ok(Err(error))) => Err(refused(error)),
         Ok(Err(_)) => Err(refused(StorageError::Closed.into())),
         Err(_) => {
@@ -236,7 +229,7 @@ async fn mint_here(
                 "the disk of node {} took too long: get the key to see what became of it",
                 node.cluster.me.id
             );
-            Err(Refused::Failed(unknown(&context.view, FailureCode::Timeout, message)))
+            Err(unknown(&context.view, FailureCode::Timeout, message))
         }
     }
 }
@@ -251,6 +244,7 @@ async fn ask_others(
     key: &Key,
     place: &Place,
     put_id: PutId,
+    attempt: Attempt,
     tried: Option<&[NodeId]>,
 ) -> Result<bool, Failure> {
     if planted::is(Bug::RetryAsksNobody) {
@@ -258,8 +252,13 @@ async fn ask_others(
     }
     let conflict = context.properties.conflict;
     // This node's own memory counts, too: after a restart, or after an attempt that failed, it cannot say.
-    let mine = node.replica.begin_retry(key, place, conflict, put_id).unwrap_or(Seen::CannotSay);
-    let question = PutSeen { bucket: key.bucket.clone(), key: key.key.clone().into(), put_id };
+    let mine = match node.replica.begin_retry(key, place, conflict, put_id, attempt) {
+        Ok(seen) => seen,
+        Err(superseded @ MintError::Superseded) => return Err(refusal(node, context, &superseded)),
+        Err(_) => Seen::CannotSay,
+    };
+    let question =
+        PutSeen { bucket: key.bucket.clone(), key: key.key.clone().into(), put_id, attempt: attempt.number };
     let frame = Frame::new(&question, Bytes::new());
     let timeout = context.time_left() / SEEN_SHARE;
     let mut answers: FuturesUnordered<_> = coordinators(context, key, tried)
@@ -331,7 +330,7 @@ fn refusal(node: &Shared, context: &Context, error: &MintError) -> Failure {
         MintError::SiblingLimit { .. } | MintError::SiblingBytes { .. } => FailureCode::SiblingLimit,
         MintError::ContextLimit { .. } => FailureCode::TooLarge,
         MintError::Clock => FailureCode::Clock,
-        MintError::Denied => FailureCode::NoAnswer,
+        MintError::Superseded => FailureCode::NoAnswer,
         MintError::Counter | MintError::Hint(_) | MintError::Storage(StorageError::Busy { .. }) => {
             FailureCode::Overloaded
         }

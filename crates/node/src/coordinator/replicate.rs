@@ -270,8 +270,8 @@ impl<'a> Replication<'a> {
             self.errors.join("; ")
         };
         let message = format!(
-            "written to {} of {} replicas ({} of {} on disk) before the deadline: it may survive or not; {why}. Put it again, or see `dyn status`",
-            got.replicas, need.replicas, got.durable, need.durable
+            "written to {} of {} replicas ({} of {} on disk, {} of {} home replicas) before the deadline: it may survive or not; {why}. Put it again, or see `dyn status`",
+            got.replicas, need.replicas, got.durable, need.durable, got.homes, need.homes
         );
         unknown(&self.context.view, code, message)
     }

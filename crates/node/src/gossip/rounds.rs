@@ -43,14 +43,16 @@ async fn rounds(node: &Arc<Shared>) {
             (stats.records, stats.disk_bytes)
         });
         // A suspected peer that is connected has to be asked: nobody else would find out that it is well again.
-        for &other in others.iter().filter(|&&other| node.peers.is_suspected(other)) {
-            spawn_exchange(node, other);
+        for &other in &others {
+            if node.peers.is_suspected(other) && node.peers.is_connected(other) {
+                spawn_exchange(node, other);
+            }
         }
         if others.is_empty() && !starting {
             // Alone in its cluster: nobody else could tell it of another run.
             node.gossip.contacted();
         }
-        let (due, next) = node.gossip.round(|id| others.contains(id));
+        let (due, next) = node.gossip.round(|id| others.binary_search(id).is_ok());
         for (other, opening) in due {
             let node = node.clone();
             tokio::spawn(async move { log(other, converse(&node, other, None, opening).await) });
@@ -92,6 +94,7 @@ pub(crate) fn others(cluster: &Cluster) -> Vec<NodeInfo> {
     cluster.nodes().into_iter().filter(|info| info.id != cluster.me.id && concerned(&info.id)).collect()
 }
 
+/// In order, as they come.
 fn ids(nodes: &[NodeInfo]) -> Vec<NodeId> {
     nodes.iter().map(|info| info.id).collect()
 }

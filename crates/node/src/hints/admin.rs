@@ -22,13 +22,19 @@ pub(crate) fn list(node: &Shared, request: &Hints) -> Result<(HintsReply, Bytes)
     let mut totals = Vec::new();
     for (target, kept) in hints.totals() {
         let (oldest, _) = hints.page(&target, None, 1, u64::MAX).map_err(failed)?;
+        let reachable = node.peers.is_reachable(target);
+        let of_connection = node.peers.status(target).last_error;
         totals.push(HintTotals {
             target,
             hints: kept.hints,
             bytes: kept.bytes,
             oldest_ms: oldest.first().map_or(0, |oldest| now_ms.saturating_sub(oldest.since_ms)),
-            reachable: node.peers.is_reachable(target),
-            last_error: hints.outcome(&target),
+            reachable,
+            // Nothing is delivered to a target out of reach: what failed is the connection.
+            last_error: match of_connection {
+                error if !reachable && !error.is_empty() => error,
+                _ => hints.outcome(&target),
+            },
         });
     }
     let (mut entries, mut more) = (Vec::new(), false);
@@ -60,14 +66,18 @@ pub(crate) fn list(node: &Shared, request: &Hints) -> Result<(HintsReply, Bytes)
 }
 
 /// Has delivery begin now, with a new attempt to connect to targets that are out of reach.
-pub(crate) async fn drain(node: &Arc<Shared>, request: DrainHints) -> Result<DrainHintsReply, Failure> {
+pub(crate) fn drain(node: &Arc<Shared>, request: &DrainHints) -> DrainHintsReply {
     let mut hints = 0;
     for (target, kept) in node.replica.hints.totals() {
         if request.target.is_none_or(|only| only == target) {
             hints += kept.hints;
-            node.peers.ensure_connected(target).await;
+            // An attempt takes seconds, for which neither the answer nor the other targets are to wait.
+            let node = node.clone();
+            tokio::spawn(async move {
+                node.peers.ensure_connected(target).await;
+                node.replica.hints.wake.notify_one();
+            });
         }
     }
-    node.replica.hints.wake.notify_one();
-    Ok(DrainHintsReply { hints })
+    DrainHintsReply { hints }
 }

@@ -11,6 +11,8 @@ pub(crate) mod admin;
 mod delivery;
 mod layout;
 mod replica;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -54,27 +56,32 @@ pub(crate) struct Totals {
     pub(crate) bytes: u64,
 }
 
-/// A change of the totals that a transaction will make, from before it is committed until its outcome is known. One that is
-/// dropped instead of [counted](Delta::committed) may or may not be on disk: the store is counted again then.
+/// A change of the totals that a transaction makes, until its outcome is known. One that is dropped instead of
+/// [committed](Delta::committed) may or may not be on disk: the store is counted again then.
+///
+/// It is counted at once, for writes are acknowledged in another order than they are made: one that waits for the disk after
+/// later ones that do not. The removal of a hint would be counted before its begin, and leave a hint that is not there.
 #[must_use]
 pub(crate) struct Delta {
     store: Arc<Hints>,
-    target: NodeId,
-    hints: i64,
-    bytes: i64,
+    /// Whether there was nothing for the target before.
+    first: bool,
     committed: bool,
 }
 
 impl Delta {
     fn new(store: &Arc<Hints>, target: NodeId, hints: i64, bytes: i64) -> Delta {
         store.writes_under_way.fetch_add(1, Ordering::SeqCst);
-        Delta { store: store.clone(), target, hints, bytes, committed: false }
+        let first = store.count(target, hints, bytes);
+        Delta { store: store.clone(), first, committed: false }
     }
 
-    /// Makes it part of the totals.
+    /// It is in the store, if not on disk yet.
     pub(crate) fn committed(mut self) {
-        self.store.count(self.target, self.hints, self.bytes);
         self.committed = true;
+        if self.first {
+            self.store.wake.notify_one();
+        }
     }
 }
 
@@ -138,7 +145,7 @@ impl Hints {
         Ok(hints)
     }
 
-    /// Counts what is stored, if the book may be wrong. Only while nothing is written, for a write that is not counted yet
+    /// Counts what is stored, if the book may be wrong. Only while nothing is written, for a write that is under way
     /// may be seen or not; it is tried again later then.
     pub(crate) fn recount_if_stale(&self) -> Result<(), StorageError> {
         if !self.stale.load(Ordering::SeqCst) {
@@ -240,7 +247,8 @@ impl Hints {
         Ok(Delta::new(self, target, i64::from(before.is_none()), bytes - old_bytes))
     }
 
-    fn count(&self, target: NodeId, hints: i64, bytes: i64) {
+    /// Says whether there was nothing for `target` before.
+    fn count(&self, target: NodeId, hints: i64, bytes: i64) -> bool {
         let mut book = self.book();
         let totals = book.entry(target).or_default();
         let first = totals.hints == 0;
@@ -250,10 +258,7 @@ impl Hints {
             book.remove(&target);
         }
         self.gauge(&book);
-        drop(book);
-        if first {
-            self.wake.notify_one();
-        }
+        first
     }
 
     fn gauge(&self, book: &BTreeMap<NodeId, Totals>) {

@@ -41,7 +41,7 @@ pub(crate) struct Found {
     hint: Option<Hint>,
 }
 
-/// What writing at a place has changed: to be counted once it is committed.
+/// What writing at a place has changed: to be told when it is committed.
 #[must_use]
 pub(crate) enum Kept {
     Record(TreeChange),
@@ -108,7 +108,7 @@ impl Replica {
     }
 
     /// Writes what [`Replica::find`] found and somebody has changed. What it returns is to be
-    /// [counted](Kept::committed) once it is committed.
+    /// [told](Kept::committed) when it is committed.
     pub(crate) fn keep(
         &self,
         tx: &mut Transaction<'_>,

@@ -28,10 +28,7 @@ async fn check_newer_refuses(cluster: &Cluster, node: NodeId, dir: &Path) {
     let twin = cluster.start_twin(node, dir).await;
     let refused = eventually("one of the two refuses", async || {
         assert!(cluster.status(node).await.serving, "the original refuses");
-        match twin.serving().await {
-            Err(refused) => Some(refused),
-            Ok(()) => None,
-        }
+        twin.serving().await.err()
     })
     .await;
     let NotServing::Duplicate { node: named, address } = &refused else { panic!("{refused}") };

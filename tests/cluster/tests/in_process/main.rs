@@ -4,6 +4,7 @@
 mod anti_entropy;
 mod failures;
 mod founding;
+mod hints;
 mod identity;
 mod listing;
 mod refusals;

@@ -6,13 +6,18 @@ use dynkv_tests::process::{Process, Ran, command, run};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::DYN;
+use crate::{DYN, namespaces::Namespace};
+
+/// Any free port of this machine.
+const LOOPBACK: &str = "127.0.0.1:0";
 
 /// The certificates and folders of three nodes, and those of them that run.
 pub(crate) struct Fleet {
     pub(crate) nodes: Vec<Option<Process>>,
     /// Where each listened last.
     addresses: Vec<Option<String>>,
+    /// Where each runs, if not with the test.
+    namespaces: Vec<Namespace>,
     // After the nodes, which have files open in it.
     pub(crate) dir: TempDir,
 }
@@ -20,8 +25,12 @@ pub(crate) struct Fleet {
 impl Fleet {
     /// Three nodes that wait to be founded.
     pub(crate) fn waiting() -> Fleet {
+        Fleet::waiting_in(Vec::new())
+    }
+
+    fn waiting_in(namespaces: Vec<Namespace>) -> Fleet {
         let dir = tempfile::tempdir().unwrap();
-        let mut fleet = Fleet { nodes: vec![None, None, None], addresses: vec![None; 3], dir };
+        let mut fleet = Fleet { nodes: vec![None, None, None], addresses: vec![None; 3], namespaces, dir };
         fleet.run(&["cert", "ca", "--cluster", "fleet", "--dir", &fleet.text("ca")]).ok();
         for node in ["n1", "n2", "n3", "n4"] {
             fleet.run(&["cert", "node", node, "--ca", &fleet.text("ca"), "--out", &fleet.text("certs")]).ok();
@@ -34,7 +43,12 @@ impl Fleet {
 
     /// Three nodes of a founded cluster.
     pub(crate) fn start() -> Fleet {
-        let fleet = Fleet::waiting();
+        Fleet::start_in(Vec::new())
+    }
+
+    /// The same, each node in a namespace of its own.
+    pub(crate) fn start_in(namespaces: Vec<Namespace>) -> Fleet {
+        let fleet = Fleet::waiting_in(namespaces);
         fleet.write_cluster_file();
         let created = fleet.create();
         assert_eq!(created.code, Some(0), "{created:?}");
@@ -101,7 +115,11 @@ impl Fleet {
     /// Starts a node on its data, at any free port.
     pub(crate) fn start_node(&mut self, node: usize) {
         let name = format!("n{}", node + 1);
-        let mut command = self.node_command(&name, &self.path(&format!("data-{name}")), "127.0.0.1:0");
+        let data = self.path(&format!("data-{name}"));
+        let mut command = match self.namespaces.get(node) {
+            Some(namespace) => namespace.enter(&self.node_command(&name, &data, &namespace.listen())),
+            None => self.node_command(&name, &data, LOOPBACK),
+        };
         let mut process = Process::start(&mut command);
         let listening: Value = serde_json::from_str(&process.wait_for("listening")).unwrap();
         self.addresses[node] = listening["address"].as_str().map(str::to_owned);
@@ -110,6 +128,10 @@ impl Fleet {
 
     pub(crate) fn address(&self, node: usize) -> &str {
         self.addresses[node].as_deref().expect("the node was started")
+    }
+
+    pub(crate) fn namespace(&self, node: usize) -> &Namespace {
+        &self.namespaces[node]
     }
 
     pub(crate) fn process(&mut self, node: usize) -> &mut Process {

@@ -3,7 +3,11 @@
 
 mod bench;
 mod dev;
+mod faults;
 mod fleet;
+mod load;
+mod namespaces;
+mod partitions;
 mod refusals;
 mod survival;
 

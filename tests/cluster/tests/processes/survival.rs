@@ -188,6 +188,6 @@ fn a_certificate_that_is_used_twice_serves_once_and_the_second_process_says_why(
     assert!(fleet.process(1).runs());
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
