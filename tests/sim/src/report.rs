@@ -82,7 +82,7 @@ pub fn add(sum: &mut Sightings, seen: &Sightings) {
 }
 
 /// What must have happened in a batch of some hundred runs, or the batch proves nothing.
-pub const SOMETIMES: [&str; 32] = [
+pub const SOMETIMES: [&str; 34] = [
     // Faults.
     "kills",
     "power losses",
@@ -117,7 +117,9 @@ pub const SOMETIMES: [&str; 32] = [
     "nodes: incarnations_renewed",
     "nodes: lww_discarded",
     "nodes: puts_refused_siblings",
-    "repairs after healing",
+    "nodes: comparisons_equal",
+    "nodes: states_pulled",
+    "nodes: states_pushed",
 ];
 
 /// Which of [`SOMETIMES`] did not happen.
