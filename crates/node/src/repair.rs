@@ -1,6 +1,9 @@
 //! Putting records right: what anti-entropy and healing do to them. Rarer than what clients do ([`crate::replica`]), and more
 //! suspicious: the index is read, not taken for granted.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -67,6 +70,8 @@ impl Replica {
         if held != indexed {
             self.metrics.tree_drifts.inc();
             tracing::error!(held = ?held, indexed = ?indexed, "the digest index does not say what a record holds; it is set right");
+            // Which of the two it was told is not known.
+            self.trees.doubt(at);
         }
         let after = match incoming {
             Some(incoming) => self.united(before.clone(), incoming, conflict)?,

@@ -49,7 +49,7 @@ pub(super) async fn mend(
             let have = index.digest_at(position)?;
             let same = have.map(|digest| digest.0) == difference.there;
             let changed = have.map(|digest| digest.0) != difference.here;
-            if !same && !(changed && settled) {
+            if !(same || changed && settled) {
                 asked.push(StateAsked { position, have });
             }
         }

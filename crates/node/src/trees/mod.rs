@@ -273,6 +273,17 @@ impl Trees {
         let partition = book.partition_of(place);
         // Its deletion may have failed with the change.
         book.saved.insert(partition);
+        self.doubt_partition(book, partition);
+    }
+
+    /// Has the tree that covers `at` built anew.
+    pub(crate) fn doubt(&self, at: &RecordAt) {
+        let mut book = self.book();
+        let partition = book.partition_of(place_of(at));
+        self.doubt_partition(&mut book, partition);
+    }
+
+    fn doubt_partition(&self, book: &mut Book, partition: u32) {
         if let Some(held) = book.held.get_mut(&partition) {
             // With the one in the making: a page that is being read finds it gone.
             *held = Held::default();
