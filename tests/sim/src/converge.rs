@@ -49,7 +49,7 @@ fn all_equal(world: &World, nodes: usize, client: &Client) -> Result<(), String>
             continue;
         }
         if held.len() < homes.len() || held.iter().any(|replica| replica.state != held[0].state) {
-            let held = held.iter().map(|replica| replica.to_string()).collect::<Vec<_>>().join("; ");
+            let held = held.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
             return Err(format!("{bucket}/{key}: {held}"));
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Two nodes that are homes of the same partitions compare the roots of all of them, in one message, every few seconds. Where
 //! those differ, one of the two descends ([`dynkv_merkle`]) and learns which keys differ; it asks again about those,
-//! a moment later ([`states`]), pulls what it lacks, merges, and pushes what the other lacks. States are canonical, so both are
+//! a moment later ([`mod@states`]), pulls what it lacks, merges, and pushes what the other lacks. States are canonical, so both are
 //! equal then, and nothing but roots moves.
 //!
 //! # Invariants
