@@ -39,8 +39,6 @@ pub struct Circumstances {
     pub power_lost: bool,
     /// A disk was wiped, or an old copy put in its place.
     pub disk_lost: bool,
-    /// Messages and processes may have been late by seconds.
-    pub delays: bool,
     /// Buckets that can write to two disks do.
     pub two_disks: bool,
 }
@@ -56,7 +54,7 @@ pub fn check(
     held: &[HeldVersion],
     circumstances: Circumstances,
 ) -> Result<(), Violation> {
-    let Circumstances { power_lost, disk_lost, delays, two_disks } = circumstances;
+    let Circumstances { power_lost, disk_lost, two_disks } = circumstances;
     for (key, seen) in &group(history, last, held) {
         let violation = |promise, what: String| Violation { promise, key: Some((*key).clone()), what };
         nothing_from_nowhere(seen).map_err(|what| violation("only what was written is read", what))?;
@@ -68,8 +66,7 @@ pub fn check(
         foreign_contexts_are_refused(seen)
             .map_err(|what| violation("a context of another key is refused", what))?;
         one_value_per_put(seen).map_err(|what| violation("one put is one value", what))?;
-        // Of two processes of one name only one is asked about a retry. And an attempt that is late itself may reach a node
-        // that has denied the put to the coordinator of a later attempt, and be carried out, too.
+        // Of two processes of one name only one is asked about a retry.
         if !disk_lost {
             one_dot_per_put(seen).map_err(|what| violation("an unflagged put is one version", what))?;
         }

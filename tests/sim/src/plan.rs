@@ -292,12 +292,18 @@ impl Plan {
         self.has(Kind::loses_disk)
     }
 
-    /// Whether messages and processes may be late by seconds.
-    pub fn delays(&self) -> bool {
-        self.has(|kind| {
-            matches!(
+    /// Whether no process ends and no disk fails.
+    pub fn keeps_processes(&self) -> bool {
+        !self.has(|kind| {
+            !matches!(
                 kind,
-                Kind::Pause | Kind::Cut | Kind::Split | Kind::Storm | Kind::SlowNode | Kind::SlowDisk
+                Kind::Pause
+                    | Kind::Cut
+                    | Kind::Split
+                    | Kind::Storm
+                    | Kind::SlowNode
+                    | Kind::SlowDisk
+                    | Kind::Clock
             )
         })
     }

@@ -142,7 +142,6 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     let circumstances = Circumstances {
         power_lost: plan.loses_power(),
         disk_lost: plan.loses_disk(),
-        delays: plan.delays(),
         two_disks: plan.two_disks,
     };
     let mut last = BTreeMap::new();
@@ -150,11 +149,28 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         seen.insert("repairs after healing".into(), repairs);
         let values = |get: &GetRecord| get.versions.iter().map(|version| version.value.clone()).collect();
         last = gets.iter().map(|get| (get.key.clone(), values(get))).collect();
+        nothing_is_lost_on_the_way(plan, &seen)?;
         check(&history, &gets, &held, circumstances)
     });
     let key = verdict.as_ref().err().and_then(|violation| violation.key.as_ref());
     let replicas = key.map(|key| replicas::of_key(&world, plan.nodes, key)).unwrap_or_default();
     Report { plan: plan.clone(), seen, last, verdict, log: world.log.lines(), replicas }
+}
+
+/// While processes and disks last, every home gets every write, now or as a hint: reads find nothing to repair afterwards.
+fn nothing_is_lost_on_the_way(plan: &Plan, seen: &Sightings) -> Result<(), Violation> {
+    let count = |what: &str| seen.get(what).copied().unwrap_or_default();
+    let bounds = ["hints_not_placed", "puts_left_early", "background_left_out"];
+    let within_bounds = bounds.iter().all(|name| count(&format!("nodes: {name}")) == 0);
+    let repairs = count("repairs after healing");
+    if plan.keeps_processes() && within_bounds && repairs > 0 {
+        return Err(Violation {
+            promise: "every home gets every write, now or as a hint",
+            key: None,
+            what: format!("{repairs} repairs by the first reads after hints were delivered"),
+        });
+    }
+    Ok(())
 }
 
 async fn work(plan: SessionPlan, session: Session, until: Instant) {

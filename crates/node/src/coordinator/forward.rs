@@ -23,6 +23,10 @@ pub(super) async fn forward<R: Coordinated>(
         let message = "there is no such partition: refresh the view of the cluster".to_owned();
         return answer.failed(&failure(&context.view, FailureCode::Invalid, message));
     }
+    if R::FALLS_BACK {
+        // Those that are known to be out of reach would cost the time that standing in for them takes.
+        homes.retain(|home| node.peers.is_reachable(*home));
+    }
     node.peers.sort_by_latency(&mut homes);
     *request.way().1 = Hops(1);
     let mut errors = Vec::new();

@@ -254,9 +254,8 @@ async fn a_put_that_was_retried_at_another_fallback_is_one_version() {
     for (home, tried) in homes.iter().zip([&homes[..], &others[..1], &[]]) {
         let again = put_at(&cluster, *home, &retry(tried)).await;
         assert_eq!((again.actor, again.counter), (first.actor, first.counter), "{home}");
-        // What homes have from a hint, they know by its id. A fallback that has handed it over cannot say.
-        let all_say = tried.iter().all(|node| homes.contains(node));
-        assert_eq!(again.possible_duplicate, !all_say, "{home}");
+        // Nodes younger than the retry window cannot say that there was no other.
+        assert!(again.possible_duplicate, "{home}");
     }
     let client = cluster.client(Role::Reader).await;
     assert_eq!(client.get("b", "k").r(3).await.unwrap().siblings.len(), 1);

@@ -233,7 +233,7 @@ async fn no_client_may_act_as_a_node() {
             &ReplicaList { bucket: bucket.clone(), partition: 0, prefix: "".into(), after: None, limit: 1 },
             Bytes::new(),
         ),
-        Frame::new(&PutSeen { bucket, key, put_id: PutId(1) }, Bytes::new()),
+        Frame::new(&PutSeen { bucket, key, put_id: PutId(1), attempt: 1 }, Bytes::new()),
         Frame::new(&Gossip { reserved: 0 }, Bytes::new()),
     ];
     for frame in frames {

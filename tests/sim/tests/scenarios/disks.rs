@@ -59,6 +59,8 @@ fn cloned_disk_two_nodes() {
         )
     });
     saw(&seen, "cloned disks");
+    // One of the two is told to stop, and does.
+    saw(&seen, "nodes: identity_conflicts");
 }
 
 /// One disk takes 200 ms to sync. Writes need it only where every replica must be durable.

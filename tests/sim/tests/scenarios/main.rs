@@ -5,6 +5,7 @@
 
 mod clients;
 mod disks;
+mod hints;
 mod network;
 mod processes;
 
