@@ -3,7 +3,8 @@
 //! A request's way, by file names: `server` takes it off a connection; `coordinator` counts answers and decides, or forwards;
 //! `replica` reads, unites and mints on every home; `storage` keeps the records. `cluster` is what the node knows of the
 //! membership, `gossip` how that travels and who is suspected to be down, `peers` the connections to the others. `hints` are
-//! kept for homes that are out of reach; `background` bounds what no client waits for.
+//! kept for homes that are out of reach; `trees` are what replicas hold in short, `entropy` compares them and mends what differs;
+//! `background` bounds what no client waits for.
 //!
 //! # What this crate does not do
 //!

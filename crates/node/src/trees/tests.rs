@@ -352,6 +352,24 @@ fn trees_that_were_saved_are_used_until_something_changes() {
 }
 
 #[test]
+fn a_tree_grows_with_its_entries() {
+    let storage = Arc::new(Stepwise::default());
+    let trees = open(&storage);
+    settle(&storage, &trees);
+    for key in 0..200 {
+        write(&trees, key, 7, Durability::Memory);
+        storage.run_batch(1, Fate::Works);
+        // While one of another size is being built.
+        if let Some(partition) = trees.urgent(0) {
+            trees.build_page(partition, 5).unwrap();
+        }
+    }
+    settle(&storage, &trees);
+    assert!((0..1 << BITS).all(|partition| trees.ready(partition).unwrap().depth() >= 2));
+    check(&storage, &trees);
+}
+
+#[test]
 fn a_tree_that_drifted_is_noticed_and_replaced() {
     let storage = Arc::new(Stepwise::default());
     let trees = open(&storage);

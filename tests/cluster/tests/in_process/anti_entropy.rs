@@ -70,9 +70,33 @@ async fn held(cluster: &Cluster, node: NodeId, key: &'static str) -> Result<Vec<
     answer.map(|(reply, body)| split(&reply, body)).map_err(|failure| failure.code)
 }
 
+/// More keys than one batch of differences holds.
+async fn put_many(cluster: &Cluster) {
+    let client = cluster.client(Role::Writer).await;
+    let mut writers = tokio::task::JoinSet::new();
+    for writer in 0..MANY_WRITERS {
+        let client = client.clone();
+        writers.spawn(async move {
+            for key in (writer..MANY).step_by(MANY_WRITERS) {
+                client
+                    .put("many", format!("{key}"), "kept")
+                    .w(3)
+                    .await
+                    .unwrap_or_else(|error| panic!("{error}"));
+            }
+        });
+    }
+    writers.join_all().await;
+}
+
+const MANY: usize = 1500;
+const MANY_WRITERS: usize = 32;
+
 #[tokio::test]
 async fn a_wiped_node_becomes_complete_without_any_traffic() {
     let mut cluster = started().await;
+    put_many(&cluster).await;
+    equal(&cluster).await;
     let node = id("n2");
     let before = roots(&cluster, node);
     cluster.stop(node).await;
@@ -84,6 +108,8 @@ async fn a_wiped_node_becomes_complete_without_any_traffic() {
     for key in KEYS {
         assert_eq!(held(&cluster, node, key).await.unwrap(), ["kept"]);
     }
+    let records = cluster.status(node).await.records;
+    assert!(records as usize >= MANY + KEYS.len(), "{records} records");
 }
 
 #[tokio::test]
