@@ -9,8 +9,8 @@ use bytes::Bytes;
 use dynkv_proto::{Buckets, Digest, NodeInfo};
 use dynkv_ring::{Change, Entry, History, HistoryFull, Membership, NodeId};
 use thiserror::Error;
-use tokio::sync::watch;
 
+use crate::news::{Listener, News};
 use crate::storage::{Space, Storage, StorageError, write_durably};
 
 /// The history and everything folded from it. Immutable: a request works with one view from beginning to end.
@@ -68,7 +68,7 @@ pub(crate) struct Cluster {
     storage: Arc<dyn Storage>,
     view: RwLock<Arc<View>>,
     nodes: Mutex<Nodes>,
-    changed: watch::Sender<()>,
+    changed: News,
     refused: OnceLock<NotServing>,
     /// Held while a history is united, stored and published, so that two unions cannot lose each other's entries.
     uniting: tokio::sync::Mutex<()>,
@@ -103,7 +103,7 @@ impl Cluster {
             storage,
             view: RwLock::new(Arc::new(View::new(history))),
             nodes: Mutex::new(BTreeMap::from([(me.id, me.clone())])),
-            changed: watch::Sender::new(()),
+            changed: News::default(),
             refused: OnceLock::new(),
             uniting: tokio::sync::Mutex::new(()),
             me,
@@ -142,8 +142,8 @@ impl Cluster {
     }
 
     /// Wakes whenever the view or the known nodes have changed.
-    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
-        self.changed.subscribe()
+    pub(crate) fn subscribe(&self) -> Listener {
+        self.changed.listen()
     }
 
     /// Unites `other` into the history: stored first, then in force. Says whether anything was new.
@@ -170,7 +170,7 @@ impl Cluster {
         let view = View::new(history);
         tracing::info!(view = %view.digest, entries = view.history.len(), "the membership history has grown");
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
-        self.changed.send_replace(());
+        self.changed.tell();
         Ok(true)
     }
 
@@ -243,13 +243,13 @@ impl Cluster {
         if let Err(error) = stored {
             tracing::warn!(%error, "the addresses of the nodes were not stored");
         }
-        self.changed.send_replace(());
+        self.changed.tell();
     }
 
     /// Serves nothing from here on, until the node is started again. The first reason stays.
     pub(crate) fn refuse(&self, reason: NotServing) {
         self.refused.get_or_init(|| reason);
-        self.changed.send_replace(());
+        self.changed.tell();
     }
 
     /// Why this run serves nothing and nobody, whatever the membership says.

@@ -23,6 +23,7 @@ mod gossip;
 mod hints;
 mod key;
 mod metrics;
+mod news;
 mod node;
 mod peers;
 #[cfg(dynkv_planted)]
@@ -44,6 +45,7 @@ pub use cluster::{LoadError, NotServing};
 pub use data_dir::DataDirError;
 pub use entropy::{CompareError, KeyDifference};
 pub use env::Env;
+pub use news::Listener;
 pub use node::{HINT_BYTES_MAX, Node, NodeConfig, Parts, StartError};
 
 pub use dynkv_net as net;

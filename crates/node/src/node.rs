@@ -13,7 +13,7 @@ use dynkv_proto::{Failure, NodeInfo};
 use dynkv_ring::{Change, Founding, NodeId, PartitionId};
 use thiserror::Error;
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::Semaphore,
     task::JoinHandle,
     time::{Instant, timeout},
 };
@@ -27,6 +27,7 @@ use crate::{
     gossip::{self, Gossiper},
     hints::{self, Hints},
     metrics::Metrics,
+    news::Listener,
     peers::Peers,
     propose,
     replica::Replica,
@@ -300,7 +301,7 @@ impl Node {
     }
 
     /// Changes whenever some other node has come up.
-    pub fn watch_up(&self) -> watch::Receiver<u64> {
+    pub fn watch_up(&self) -> Listener {
         self.shared.peers.watch_up()
     }
 
@@ -323,10 +324,7 @@ impl Node {
                 Err(NotServing::NotFounded { .. }) => {}
                 Err(refused) => return Err(refused),
             }
-            // The sender lives in `shared`: this ends only with a change.
-            if changed.changed().await.is_err() {
-                break;
-            }
+            changed.changed().await;
         }
         let view = self.shared.cluster.view();
         for state in view.membership.members().filter(|state| state.member.id != self.id()) {
@@ -343,10 +341,7 @@ impl Node {
             if let Some(reason) = self.shared.cluster.refused() {
                 return reason.clone();
             }
-            // The sender lives in `shared`: this ends only with a change.
-            if changed.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
+            changed.changed().await;
         }
     }
 

@@ -14,15 +14,13 @@ use dynkv_net::{CallError, Class, ConnectError, Connection, Endpoint, Expect};
 use dynkv_proto::{DecodeError, Failure, Frame, Message, NodeInfo, PeerStatus, kinds};
 use dynkv_ring::NodeId;
 use thiserror::Error;
-use tokio::{
-    sync::{Notify, watch},
-    time::Instant,
-};
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     cluster::Cluster,
     gossip::{Gossiper, Opinion},
     metrics::Metrics,
+    news::{Listener, News},
 };
 
 /// How long after a failed attempt to connect there is no other. Calls fail at once until one has succeeded.
@@ -73,7 +71,7 @@ pub(crate) struct Peers {
     /// Wakes whoever keeps connections up when one was lost.
     trouble: Notify,
     /// Counts the times that a peer came up.
-    came_up: watch::Sender<u64>,
+    came_up: News,
 }
 
 /// One other node.
@@ -121,7 +119,7 @@ impl Peers {
             peers: Mutex::default(),
             closed: AtomicBool::new(false),
             trouble: Notify::new(),
-            came_up: watch::Sender::new(0),
+            came_up: News::default(),
         }
     }
 
@@ -224,12 +222,12 @@ impl Peers {
         };
         let moved = async {
             // Without further news this never ends; the attempt does.
-            while news.changed().await.is_ok() {
+            loop {
+                news.changed().await;
                 if self.cluster.node(&peer.id).is_some_and(|now| now.address != info.address) {
                     return;
                 }
             }
-            std::future::pending::<()>().await;
         };
         let outcome = tokio::select! {
             biased;
@@ -324,14 +322,14 @@ impl Peers {
         if peer.up.swap(up, Ordering::Relaxed) != up {
             tracing::debug!(peer = %peer.id, up, "a peer's standing has changed");
             if up {
-                self.came_up.send_modify(|times| *times += 1);
+                self.came_up.tell();
             }
         }
     }
 
     /// Changes whenever some peer has come up.
-    pub(crate) fn watch_up(&self) -> watch::Receiver<u64> {
-        self.came_up.subscribe()
+    pub(crate) fn watch_up(&self) -> Listener {
+        self.came_up.listen()
     }
 
     /// Lets go of the connection to a node that is somewhere else now, and returns it.

@@ -27,7 +27,7 @@ async fn rounds(node: &Arc<Shared>) {
     // The boot under which everybody known was told where this start listens.
     let mut greeted = None;
     while !node.gossip.is_silent() {
-        let news_came = news.has_changed().unwrap_or(false);
+        let news_came = news.has_changed();
         news.mark_unchanged();
         let starting = !settled(&node.cluster);
         let others = ids(&others(&node.cluster));
@@ -60,8 +60,7 @@ async fn rounds(node: &Arc<Shared>) {
         let next = if starting { next.min(Instant::now() + PERIOD_STARTING) } else { next };
         tokio::select! {
             biased;
-            // The sender lives in `node`.
-            _ = news.changed() => news.mark_changed(),
+            () = news.until_changed() => {}
             () = sleep_until(next) => {}
         }
     }

@@ -40,7 +40,7 @@ pub(crate) async fn run(node: Arc<Shared>) {
         tokio::select! {
             biased;
             // The sender lives in `node`.
-            _ = news.changed() => {}
+            () = news.changed() => {}
             () = node.peers.trouble() => {}
             () = sleep(PERIOD) => {}
         }

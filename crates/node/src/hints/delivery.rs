@@ -44,8 +44,7 @@ pub(crate) async fn run(node: Arc<Shared>) {
             }
             // By a first hint, or by an operator.
             () = node.replica.hints.wake.notified() => {}
-            // The sender lives in `node`.
-            Ok(()) = came_up.changed() => {}
+            () = came_up.changed() => {}
             _ = ticks.tick() => {}
         }
         if let Err(error) = node.replica.hints.recount_if_stale() {
