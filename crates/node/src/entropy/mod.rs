@@ -184,9 +184,8 @@ pub(crate) async fn run(node: Arc<Shared>) {
                 entropy.compared(peer, &node.env);
             }
             () = entropy.now.notified() => {}
-            // The senders live in `node`.
-            Ok(()) = came_up.changed() => {}
-            Ok(()) = news.changed() => {}
+            () = came_up.changed() => {}
+            () = news.changed() => {}
             () = tokio::time::sleep_until(next) => {}
         }
     }

@@ -40,8 +40,7 @@ pub(crate) async fn run(node: Arc<Shared>) {
         }
         tokio::select! {
             biased;
-            // The sender lives in `node`.
-            Ok(()) = news.changed() => {}
+            () = news.changed() => {}
             _ = timeout(check_at - Instant::now(), trees.wake.notified()) => {}
         }
     }
