@@ -81,10 +81,11 @@ pub(crate) async fn read_all(
 }
 
 /// Without any traffic.
-async fn hints_are_delivered(world: &World) -> Result<(), Violation> {
+async fn hints_are_delivered(world: &mut World) -> Result<(), Violation> {
     let begun = Instant::now();
     let mut none_since = begun;
     loop {
+        world.restart_refused();
         let left = world.gauges("hints").into_iter().find(|(_, count)| *count > 0);
         let Some((node, left)) = left else {
             // Puts that have been answered may still be looking for somebody to keep them.

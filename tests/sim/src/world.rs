@@ -160,6 +160,21 @@ impl World {
         self.hosts[index].process.is_some()
     }
 
+    /// Restarts processes that refuse to serve because another one had their name, as an operator does who has stopped the
+    /// other one.
+    pub fn restart_refused(&mut self) {
+        for index in 0..self.hosts.len() {
+            let refused = self.hosts[index].process.as_ref().is_some_and(|process| {
+                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                std::pin::pin!(process.node.refused()).poll(&mut context).is_ready()
+            });
+            if refused {
+                self.kill(index);
+                self.start(index);
+            }
+        }
+    }
+
     /// Ends the process of host `index`, whatever it is doing.
     fn end(&mut self, index: usize) {
         let host = &mut self.hosts[index];
