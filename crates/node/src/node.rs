@@ -176,6 +176,8 @@ pub struct Parts {
     pub seeds: Vec<String>,
     /// Bytes of hints it keeps for other nodes at most.
     pub hint_bytes_max: u64,
+    /// Whether it compares itself with other replicas. Without that, a simulation sees what everything else leaves behind.
+    pub anti_entropy: bool,
 }
 
 impl Node {
@@ -212,6 +214,7 @@ impl Node {
             info,
             seeds: config.seeds,
             hint_bytes_max: config.hint_bytes_max,
+            anti_entropy: true,
         };
         Ok(Node::assemble_in(Some(data_dir), parts)?)
     }
@@ -225,7 +228,7 @@ impl Node {
     }
 
     fn assemble_in(data_dir: Option<DataDir>, parts: Parts) -> Result<Node, LoadError> {
-        let Parts { endpoint, storage, env, info, seeds, hint_bytes_max } = parts;
+        let Parts { endpoint, storage, env, info, seeds, hint_bytes_max, anti_entropy } = parts;
         let env = Arc::new(env);
         let metrics = Arc::new(Metrics::new());
         let name = endpoint.identity().name().cluster().to_owned();
@@ -259,7 +262,7 @@ impl Node {
             tokio::spawn(hints::deliver(shared.clone())),
             tokio::spawn(background::control(shared.clone())),
             tokio::spawn(trees::keep_up(shared.clone())),
-            tokio::spawn(entropy::run(shared.clone())),
+            tokio::spawn(entropy::run(shared.clone(), anti_entropy)),
             tokio::spawn(entropy::heal::run(shared.clone())),
         ];
         let tasks = Tasks { gossip: shared.gossip.clone(), handles };

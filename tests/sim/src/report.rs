@@ -82,7 +82,7 @@ pub fn add(sum: &mut Sightings, seen: &Sightings) {
 }
 
 /// What must have happened in a batch of some hundred runs, or the batch proves nothing.
-pub const SOMETIMES: [&str; 34] = [
+pub const SOMETIMES: [&str; 35] = [
     // Faults.
     "kills",
     "power losses",
@@ -120,6 +120,7 @@ pub const SOMETIMES: [&str; 34] = [
     "nodes: comparisons_equal",
     "nodes: states_pulled",
     "nodes: states_pushed",
+    "repairs after healing",
 ];
 
 /// Which of [`SOMETIMES`] did not happen.

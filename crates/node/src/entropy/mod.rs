@@ -159,8 +159,11 @@ fn compute_shares(view: &View, me: &NodeId) -> BTreeMap<NodeId, Vec<u32>> {
     shares
 }
 
-/// Compares this node with the others until it stops.
-pub(crate) async fn run(node: Arc<Shared>) {
+/// Compares this node with the others until it stops, if that is `wanted`. Others are answered in any case.
+pub(crate) async fn run(node: Arc<Shared>, wanted: bool) {
+    if !wanted {
+        return;
+    }
     let entropy = &node.entropy;
     let mut passes = FuturesUnordered::new();
     let mut under_way = BTreeSet::new();
