@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use crate::{metrics::Metrics, shared::Shared};
 
 /// How many kinds there are.
-const KINDS: usize = 3;
+const KINDS: usize = 5;
 
 /// Pieces under way at once, at least: work goes on, however slow the foreground is.
 const SHARE_MIN: usize = 4;
@@ -47,6 +47,10 @@ pub(crate) enum Work {
     HintPlacement,
     /// Handing hints to their targets.
     HintDelivery,
+    /// Comparing replicas, and moving states in which they differ.
+    AntiEntropy,
+    /// Building and checking Merkle trees.
+    TreeUpkeep,
 }
 
 /// A kind as a label.

@@ -23,4 +23,16 @@ impl Key {
         let record = record_key(partition, &bucket, &key);
         Key { bucket, key, position, partition, record }
     }
+
+    /// Where its record and its digest are stored.
+    pub(crate) fn at(&self) -> RecordAt {
+        RecordAt { record: self.record.clone(), position: self.position }
+    }
+}
+
+/// Where a record and its digest are stored: what writing takes along to the storage thread.
+#[derive(Clone, Debug)]
+pub(crate) struct RecordAt {
+    pub(crate) record: Bytes,
+    pub(crate) position: Position,
 }

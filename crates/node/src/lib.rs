@@ -3,7 +3,8 @@
 //! A request's way, by file names: `server` takes it off a connection; `coordinator` counts answers and decides, or forwards;
 //! `replica` reads, unites and mints on every home; `storage` keeps the records. `cluster` is what the node knows of the
 //! membership, `gossip` how that travels and who is suspected to be down, `peers` the connections to the others. `hints` are
-//! kept for homes that are out of reach; `background` bounds what no client waits for.
+//! kept for homes that are out of reach; `trees` are what replicas hold in short, `entropy` compares them and mends what differs;
+//! `background` bounds what no client waits for.
 //!
 //! # What this crate does not do
 //!
@@ -14,7 +15,9 @@ mod actor;
 mod background;
 mod cluster;
 mod coordinator;
+mod damaged;
 mod data_dir;
+mod entropy;
 mod env;
 mod gossip;
 mod hints;
@@ -31,13 +34,16 @@ mod planted;
 mod propose;
 mod put_ids;
 mod record;
+mod repair;
 mod replica;
 mod server;
 mod shared;
 pub mod storage;
+mod trees;
 
 pub use cluster::{LoadError, NotServing};
 pub use data_dir::DataDirError;
+pub use entropy::{CompareError, KeyDifference};
 pub use env::Env;
 pub use news::Listener;
 pub use node::{HINT_BYTES_MAX, Node, NodeConfig, Parts, StartError};

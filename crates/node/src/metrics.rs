@@ -76,6 +76,20 @@ metrics! {
     hedged_reads: Counter = Counter::default(), "Reads that asked further replicas because an answer was late or failed";
     read_repairs: Counter = Counter::default(), "States written back to replicas that were behind";
     records_damaged: Counter = Counter::default(), "Records that failed a checksum and were not served";
+    records_unhealed: Gauge = Gauge::default(), "Records that are known to be damaged and wait to be healed";
+    records_healed: Counter = Counter::default(), "Damaged records that were replaced by what other replicas hold";
+    trees_ready: Gauge = Gauge::default(), "Partitions with a Merkle tree";
+    trees_building: Gauge = Gauge::default(), "Partitions that have no Merkle tree yet and are not compared";
+    trees_built: Counter = Counter::default(), "Merkle trees built from the digest index, to have one, to have one of another size, or for a check";
+    tree_drifts: Counter = Counter::default(), "Trees or entries of the digest index that did not say what was stored, and were set right";
+    tree_messages: Counter = Counter::default(), "Messages of the anti-entropy sent, states among them";
+    tree_bytes: Counter = Counter::default(), "Bytes of those messages, as frames";
+    comparisons: Counter = Counter::default(), "Comparisons with another node begun by this one";
+    comparisons_equal: Counter = Counter::default(), "Of those, the ones that found all roots equal";
+    comparisons_failed: Counter = Counter::default(), "Of those, the ones that were broken off";
+    entries_differing: Counter = Counter::default(), "Entries that comparisons found to differ";
+    states_pulled: Counter = Counter::default(), "States taken over from other replicas by anti-entropy";
+    states_pushed: Counter = Counter::default(), "States given to other replicas by anti-entropy";
     puts_sloppy: Counter = Counter::default(), "Puts answered with the help of nodes that are no homes";
     puts_fallback: Counter = Counter::default(), "Puts coordinated by this node although it is no home, because none could be reached";
     hints: Gauge = Gauge::default(), "Hints kept for other nodes";
@@ -112,6 +126,11 @@ impl Metrics {
     pub(crate) fn gossip_sent(&self, bytes: usize) {
         self.gossip_messages.inc();
         self.gossip_bytes.inc_by(bytes as u64);
+    }
+
+    pub(crate) fn tree_message_sent(&self, bytes: usize) {
+        self.tree_messages.inc();
+        self.tree_bytes.inc_by(bytes as u64);
     }
 
     /// All of them as OpenMetrics text.

@@ -10,7 +10,7 @@ use std::{
 
 use dynkv_net::{BindError, Endpoint, Identity, Options};
 use dynkv_proto::{Failure, NodeInfo};
-use dynkv_ring::{Change, Founding, NodeId};
+use dynkv_ring::{Change, Founding, NodeId, PartitionId};
 use thiserror::Error;
 use tokio::{
     sync::Semaphore,
@@ -22,6 +22,7 @@ use crate::{
     background::{self, Background},
     cluster::{Cluster, LoadError, NotServing},
     data_dir::{DataDir, DataDirError},
+    entropy::{self, CompareError, Entropy, KeyDifference},
     env::Env,
     gossip::{self, Gossiper},
     hints::{self, Hints},
@@ -33,6 +34,7 @@ use crate::{
     server::{self, Server},
     shared::{REQUESTS_MAX, Shared},
     storage::{FjallOptions, FjallStorage, Storage, StorageError},
+    trees::{self, Trees},
 };
 
 /// How long a stopping node waits for requests under way.
@@ -144,7 +146,7 @@ pub struct Node {
 /// one that is started after it.
 struct Tasks {
     gossip: Arc<Gossiper>,
-    handles: [JoinHandle<()>; 6],
+    handles: [JoinHandle<()>; 9],
 }
 
 impl Drop for Tasks {
@@ -174,6 +176,8 @@ pub struct Parts {
     pub seeds: Vec<String>,
     /// Bytes of hints it keeps for other nodes at most.
     pub hint_bytes_max: u64,
+    /// Whether it compares itself with other replicas. Without that, a simulation sees what everything else leaves behind.
+    pub anti_entropy: bool,
 }
 
 impl Node {
@@ -210,6 +214,7 @@ impl Node {
             info,
             seeds: config.seeds,
             hint_bytes_max: config.hint_bytes_max,
+            anti_entropy: true,
         };
         Ok(Node::assemble_in(Some(data_dir), parts)?)
     }
@@ -223,17 +228,20 @@ impl Node {
     }
 
     fn assemble_in(data_dir: Option<DataDir>, parts: Parts) -> Result<Node, LoadError> {
-        let Parts { endpoint, storage, env, info, seeds, hint_bytes_max } = parts;
+        let Parts { endpoint, storage, env, info, seeds, hint_bytes_max, anti_entropy } = parts;
         let env = Arc::new(env);
         let metrics = Arc::new(Metrics::new());
         let name = endpoint.identity().name().cluster().to_owned();
         let cluster = Arc::new(Cluster::load(storage.clone(), name, info)?);
         let gossip = Arc::new(Gossiper::new(cluster.clone(), env.clone(), metrics.clone()));
         let hints = Arc::new(Hints::load(storage.clone(), metrics.clone(), hint_bytes_max)?);
+        let trees = Arc::new(Trees::load(storage.clone(), metrics.clone())?);
+        trees.follow(&cluster.view(), &cluster.me.id);
         let shared = Arc::new(Shared {
             peers: Peers::new(endpoint.clone(), cluster.clone(), gossip.clone(), metrics.clone()),
-            replica: Replica::new(storage, hints, env.clone(), metrics.clone()),
+            replica: Replica::new(storage, hints, trees, env.clone(), metrics.clone()),
             background: Background::new(metrics.clone()),
+            entropy: Entropy::default(),
             cluster,
             gossip,
             metrics,
@@ -253,6 +261,9 @@ impl Node {
             tokio::spawn(gossip::keep_up(shared.clone())),
             tokio::spawn(hints::deliver(shared.clone())),
             tokio::spawn(background::control(shared.clone())),
+            tokio::spawn(trees::keep_up(shared.clone())),
+            tokio::spawn(entropy::run(shared.clone(), anti_entropy)),
+            tokio::spawn(entropy::heal::run(shared.clone())),
         ];
         let tasks = Tasks { gossip: shared.gossip.clone(), handles };
         Ok(Node { shared, endpoint, tasks })
@@ -337,6 +348,27 @@ impl Node {
         }
     }
 
+    /// The root of the Merkle tree over each partition that this node is a home of; `None` while the tree is being built.
+    /// Nodes that hold the same have the same roots.
+    pub fn tree_roots(&self) -> Vec<(PartitionId, Option<u128>)> {
+        self.shared.replica.trees.roots()
+    }
+
+    /// Has the node compare itself at once with everybody that it shares partitions with, and mend what differs. It does
+    /// so every few seconds by itself.
+    pub fn compare_now(&self) {
+        self.shared.entropy.compare_now();
+    }
+
+    /// Compares the node with `peer` and names keys on which they differ: all of them, or `limit` and perhaps some more. Writes
+    /// that are on their way count. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`CompareError`]; partitions whose tree is being built on one of the two are left out.
+    pub async fn compare_with(&self, peer: NodeId, limit: usize) -> Result<Vec<KeyDifference>, CompareError> {
+        entropy::find(&self.shared, peer, limit).await
+    }
+
     /// Stops: takes no more requests, waits a bounded time for those under way, and closes the store, with everything in it
     /// on disk. Another node may use the port and the data directory when this returns.
     pub async fn shutdown(self) {
@@ -351,6 +383,7 @@ impl Node {
         shared.peers.close();
         endpoint.close().await;
         drop(tasks);
+        shared.replica.trees.save().await;
         // Blocks for a last fsync; nothing else is left to run on this runtime.
         shared.replica.storage.close();
         drop(shared.data_dir.lock().unwrap_or_else(PoisonError::into_inner).take());

@@ -20,14 +20,16 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     actor::Actors,
+    damaged::Damaged,
     env::Env,
-    hints::{Delta, HintError, Hints, Place},
-    key::Key,
+    hints::{HintError, Hints, Kept, Place},
+    key::{Key, RecordAt},
     metrics::Metrics,
     planted::{self, Bug},
     put_ids::{Attempt, PutIds, Superseded},
     record::{Record, bucket_prefix},
     storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
+    trees::{TreeChange, Trees},
 };
 
 /// How far ahead of this host's clock a timestamp may be before an `lww` bucket refuses to exceed it.
@@ -47,6 +49,8 @@ const STATE_HEADER_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) struct Replica {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) hints: Arc<Hints>,
+    pub(crate) trees: Arc<Trees>,
+    pub(crate) damaged: Damaged,
     pub(crate) env: Arc<Env>,
     actors: Actors,
     clock: Mutex<HybridClock>,
@@ -140,12 +144,15 @@ impl Replica {
     pub(crate) fn new(
         storage: Arc<dyn Storage>,
         hints: Arc<Hints>,
+        trees: Arc<Trees>,
         env: Arc<Env>,
         metrics: Arc<Metrics>,
     ) -> Arc<Replica> {
         Arc::new(Replica {
             storage,
             hints,
+            trees,
+            damaged: Damaged::new(metrics.clone()),
             actors: Actors::new(env.clone()),
             clock: Mutex::new(HybridClock::new()),
             put_ids: Mutex::new(PutIds::new(Instant::now())),
@@ -166,8 +173,7 @@ impl Replica {
             .get(Space::Records, &key.record)
             .and_then(|bytes| bytes.map(Record::decode).transpose());
         if matches!(read, Err(StorageError::Damaged { .. })) {
-            self.metrics.records_damaged.inc();
-            tracing::error!(bucket = %key.bucket, position = %key.position, "a stored record is damaged; it is not served");
+            self.damaged.note(&key.record);
         }
         read
     }
@@ -180,12 +186,21 @@ impl Replica {
         conflict: Conflict,
     ) -> Result<Option<(Record, State)>, StorageError> {
         let Some(record) = self.held(key, place, conflict)? else { return Ok(None) };
-        let state = record.decode_state()?;
-        if !state.is_intact() {
-            self.metrics.records_damaged.inc();
-            return Err(StorageError::Damaged { reason: "a stored value fails its checksum".into() });
-        }
+        let state = match place {
+            Place::Home => self.verify(&record, &key.record)?,
+            // A hint is not healed, so not noted.
+            Place::Fallback(_) => intact(record.decode_state()?)?,
+        };
         Ok(Some((record, state)))
+    }
+
+    /// The state of a record of this node, every value verified.
+    pub(crate) fn verify(&self, record: &Record, record_key: &Bytes) -> Result<State, StorageError> {
+        let state = record.decode_state().and_then(intact);
+        if state.is_err() {
+            self.damaged.note(record_key);
+        }
+        state
     }
 
     /// Unites `incoming` into the record of `key`, then calls `done`. `incoming` must have been verified.
@@ -197,31 +212,49 @@ impl Replica {
         durability: Durability,
         done: impl FnOnce(Result<(), StorageError>) + Send + 'static,
     ) -> Result<(), StorageError> {
-        let (replica, record_key) = (self.clone(), key.record.clone());
+        let (replica, at) = (self.clone(), key.at());
         let apply: Apply = Box::new(move |tx| {
-            let before = match tx
-                .get(Space::Records, &record_key)
-                .and_then(|bytes| bytes.map(Record::decode).transpose())
-            {
-                Ok(before) => before,
-                Err(error) => return Box::new(move |_| done(Err(error))) as Done,
-            };
             let new_puts: Vec<_> = incoming.puts().collect();
-            match replica.united(before, incoming, conflict) {
-                Ok(Some(record)) => tx.put(Space::Records, record_key, record.encode()),
-                Ok(None) => drop(replica.metrics.replica_writes_idle.inc()),
-                Err(error) => return Box::new(move |_| done(Err(error))),
-            }
+            let change = match replica.unite_within(tx, &at, incoming, conflict) {
+                Ok(change) => change,
+                Err(error) => {
+                    if matches!(error, StorageError::Damaged { .. }) {
+                        replica.damaged.note(&at.record);
+                    }
+                    return Box::new(move |_| done(Err(error))) as Done;
+                }
+            };
             Box::new(move |result| {
-                if result.is_ok() {
-                    replica.remember(new_puts);
-                } else {
-                    replica.renew_actor();
+                match &result {
+                    Ok(()) => {
+                        if let Some(change) = change {
+                            change.committed();
+                        }
+                        replica.remember(new_puts);
+                    }
+                    Err(_) => replica.renew_actor(),
                 }
                 done(result);
             })
         });
         self.storage.submit(durability, apply)
+    }
+
+    fn unite_within(
+        &self,
+        tx: &mut Transaction<'_>,
+        at: &RecordAt,
+        incoming: Incoming,
+        conflict: Conflict,
+    ) -> Result<Option<TreeChange>, StorageError> {
+        let before = tx.get(Space::Records, &at.record)?.map(Record::decode).transpose()?;
+        let state_before = before.as_ref().map(|record| record.state.clone());
+        let Some(record) = self.united(before, incoming, conflict)? else {
+            self.metrics.replica_writes_idle.inc();
+            return Ok(None);
+        };
+        let old = state_before.as_ref().map(digest).transpose()?;
+        self.trees.put_record(tx, at, old, &record).map(Some)
     }
 
     /// The record after uniting `incoming` with what is there; `None` when it brings nothing new.
@@ -242,7 +275,12 @@ impl Replica {
         let merge = merged.merge(incoming.state, conflict);
         self.metrics.lww_discarded.inc_by(merge.discarded as u64);
         if !merge.changed {
-            return Ok(None);
+            // One header and other values: those that came were verified, so those here are damaged.
+            let same_header = digest(&before.state)? == digest(&incoming.bytes)?;
+            return Ok(same_header.then(|| {
+                self.metrics.records_healed.inc();
+                Record { state: incoming.bytes, ..before }
+            }));
         }
         // Most often the incoming state is the local one and a later version, and its bytes are stored as they came.
         // With its context, nothing of the local state can have stayed that it does not have, too.
@@ -262,13 +300,18 @@ impl Replica {
     ) -> Result<Minting, StorageError> {
         let (minted_sender, minted) = oneshot::channel();
         let (written_sender, written) = oneshot::channel();
-        let (replica, record_key) = (self.clone(), key.record.clone());
+        let (replica, at) = (self.clone(), key.at());
         let apply: Apply = Box::new(move |tx| {
             let put_id = mint.put_id;
-            let outcome = replica.mint_within(tx, record_key, &place, mint);
-            let (minted, delta) = match outcome {
+            let outcome = replica.mint_within(tx, &at, &place, mint);
+            let (minted, kept) = match outcome {
                 Ok(outcome) => outcome,
                 Err(error) => {
+                    if matches!(error, MintError::Storage(StorageError::Damaged { .. }))
+                        && place == Place::Home
+                    {
+                        replica.damaged.note(&at.record);
+                    }
                     drop(minted_sender.send(Err(error)));
                     return Box::new(|_| {}) as Done;
                 }
@@ -280,8 +323,8 @@ impl Replica {
             Box::new(move |result| {
                 match &result {
                     Ok(()) => {
-                        if let Some(delta) = delta {
-                            delta.committed();
+                        if let Some(kept) = kept {
+                            kept.committed();
                         }
                         replica.remember(vec![(put_id, dot)]);
                     }
@@ -297,19 +340,19 @@ impl Replica {
     fn mint_within(
         &self,
         tx: &mut Transaction<'_>,
-        record_key: Bytes,
+        at: &RecordAt,
         place: &Place,
         mint: Mint,
-    ) -> Result<(Minted, Option<Delta>), MintError> {
-        let found = self.find(tx, &record_key, place, mint.conflict)?;
+    ) -> Result<(Minted, Option<Kept>), MintError> {
+        let found = self.find(tx, &at.record, place, mint.conflict)?;
         let (minted, record) = self.minted(found.record.clone(), mint)?;
         // What an earlier attempt left may be in a hint for another home: this node answers for the first one's.
         let record = record.or_else(|| found.unkept());
-        let delta = match record {
-            Some(record) => self.keep(tx, record_key, place, found, record)?,
+        let kept = match record {
+            Some(record) => self.keep(tx, at, place, found, record)?,
             None => None,
         };
-        Ok((minted, delta))
+        Ok((minted, kept))
     }
 
     /// What minting does to a record; `None` in place of a record when an earlier attempt had done it.
@@ -320,6 +363,11 @@ impl Replica {
             None => State::default(),
         };
         let Mint { context: token, put_id, conflict, .. } = mint;
+        // What stays goes to the other replicas.
+        if state.siblings().iter().any(|(dot, version)| !token.context.contains(dot) && !version.is_intact())
+        {
+            return Err(damaged_value().into());
+        }
         let remembered = self.put_ids().dot(put_id).filter(|dot| state.context().contains(dot));
         let earlier = state.find_put(put_id).copied().or(remembered);
         if let (Some(dot), Some(record)) = (earlier, before) {
@@ -511,6 +559,7 @@ impl Replica {
             match list_entry(&stored.slice(head.len()..), value) {
                 Ok(entry) => page.keys.push(entry),
                 Err(error) => {
+                    self.damaged.note(&stored);
                     failed = Some(error);
                     return ControlFlow::Break(());
                 }
@@ -518,13 +567,22 @@ impl Replica {
             ControlFlow::Continue(())
         })?;
         match failed {
-            Some(error) => {
-                self.metrics.records_damaged.inc();
-                Err(error)
-            }
+            Some(error) => Err(error),
             None => Ok(page),
         }
     }
+}
+
+fn digest(state: &Bytes) -> Result<Digest, StorageError> {
+    State::digest(state).map_err(|error| StorageError::Damaged { reason: error.to_string() })
+}
+
+fn intact(state: State) -> Result<State, StorageError> {
+    if state.is_intact() { Ok(state) } else { Err(damaged_value()) }
+}
+
+fn damaged_value() -> StorageError {
+    StorageError::Damaged { reason: "a stored value fails its checksum".into() }
 }
 
 /// What is known of a put that is found in its record, when memory says `seen` of it.
@@ -583,7 +641,9 @@ mod tests {
     fn several_siblings_must_fit_into_a_message_and_its_header() {
         let (storage, metrics) = (Arc::new(MemoryStorage::default()), Arc::new(Metrics::new()));
         let hints = Hints::load(storage.clone(), metrics.clone(), 1000).expect("an empty store");
-        let replica = Replica::new(storage, Arc::new(hints), Arc::new(Env::fixed(5)), metrics);
+        let trees = Trees::load(storage.clone(), metrics.clone()).expect("an empty store");
+        let replica =
+            Replica::new(storage, Arc::new(hints), Arc::new(trees), Arc::new(Env::fixed(5)), metrics);
         let check = |siblings, header_bytes: usize, bytes: usize| {
             let mut encoded = vec![0; bytes];
             encoded[..4].copy_from_slice(&(header_bytes as u32).to_be_bytes());

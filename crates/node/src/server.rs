@@ -7,12 +7,12 @@ use dynkv_net::{Handler, PeerName, Responder};
 use dynkv_proto::{
     Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, List, Message, Metrics,
     MetricsReply, Propose, Put, PutSeen, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply,
-    ReplicaPut, ReplicaPutReply, Status, StatusReply, View, ViewReply, kinds,
+    ReplicaPut, ReplicaPutReply, Status, StatusReply, TreeCompare, TreeRoots, View, ViewReply, kinds,
 };
 use dynkv_ring::PartitionId;
 
 use crate::{
-    coordinator, gossip,
+    coordinator, entropy, gossip,
     hints::{self, HintError, Place},
     key::Key,
     propose,
@@ -62,6 +62,18 @@ impl Handler for Server {
                     gossip::answer(node, *from, &message)
                 });
             }
+            kinds::TREE_ROOTS => {
+                let roots = frame.body.clone();
+                inline(frame, responder, |request: TreeRoots| {
+                    let from = peer.node_id().ok_or_else(|| forbidden(peer, "a node's certificate"))?;
+                    entropy::roots(node, *from, &request, &roots)
+                });
+            }
+            kinds::TREE_COMPARE => {
+                let request = frame.body.clone();
+                inline(frame, responder, |_: TreeCompare| entropy::compare(node, &request));
+            }
+            kinds::STATES => inline(frame, responder, |request| entropy::states(node, &request)),
             kind => {
                 let message = format!(
                     "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
@@ -195,8 +207,13 @@ fn replica_get(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, B
     };
     let same = held == request.have;
     let state = match record {
-        // The coordinator verifies every value that it is sent.
-        Some(record) if !same => record.state,
+        Some(record) if !same => {
+            if place == Place::Home {
+                node.replica.verify(&record, &key.record).map_err(|error| storage_failure(node, &error))?;
+            }
+            // Of a hint the coordinator verifies the values itself.
+            record.state
+        }
         _ => Bytes::new(),
     };
     Ok((ReplicaGetReply { same, stamp: node.replica.stamp() }, state))

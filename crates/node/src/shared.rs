@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 use crate::{
-    background::Background, cluster::Cluster, data_dir::DataDir, env::Env, gossip::Gossiper,
-    metrics::Metrics, peers::Peers, replica::Replica,
+    background::Background, cluster::Cluster, data_dir::DataDir, entropy::Entropy, env::Env,
+    gossip::Gossiper, metrics::Metrics, peers::Peers, replica::Replica,
 };
 
 /// Client requests coordinated or forwarded at once; more are refused, before their deadline has run.
@@ -19,6 +19,7 @@ pub(crate) struct Shared {
     pub(crate) peers: Peers,
     pub(crate) replica: Arc<Replica>,
     pub(crate) background: Background,
+    pub(crate) entropy: Entropy,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) env: Arc<Env>,
     /// One permit per client request under way.

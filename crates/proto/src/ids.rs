@@ -72,6 +72,13 @@ macro_rules! bytes16 {
 }
 
 bytes16! {
+    /// Where a key's digest stands among those of its partition: the first 8 bytes of the key's position, then xxh3-64 of
+    /// the length of the bucket's name (one byte), the name and the key. Not all of the position: that is an MD5, of which
+    /// two alike are made in seconds, and a tree holds one digest for a place.
+    TreePosition
+}
+
+bytes16! {
     /// The identity of one put, drawn at random by the client and kept through its retries: a coordinator that
     /// holds a version with this id does not mint a second one.
     PutId

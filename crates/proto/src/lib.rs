@@ -37,6 +37,7 @@ mod hints;
 mod ids;
 mod messages;
 mod state;
+mod trees;
 
 pub use blob::Blob;
 pub use bucket::{
@@ -48,7 +49,7 @@ pub use error::DecodeError;
 pub use failure::{Failure, FailureCode, Outcome};
 pub use frame::{FRAME_PREFIX_BYTES, Frame, HEADER_BYTES_MAX, Message, Request};
 pub use hints::{DrainHints, DrainHintsReply, HintEntry, HintTotals, Hints, HintsReply};
-pub use ids::{Actor, Digest, Marks, PutId, Stamp, display_dot};
+pub use ids::{Actor, Digest, Marks, PutId, Stamp, TreePosition, display_dot};
 pub use messages::{
     Announcement, Get, GetReply, Gossip, GossipReply, Hops, List, ListReply, ListedKey, Metrics,
     MetricsReply, NodeInfo, NodeLoad, PeerStatus, Propose, ProposeReply, Put, PutReply, PutSeen,
@@ -56,6 +57,9 @@ pub use messages::{
     Seen, Status, StatusReply, View, ViewReply, kinds,
 };
 pub use state::{Merge, State, Version, VersionHeader, value_hash};
+pub use trees::{
+    StateAsked, StateFound, States, StatesReply, TreeCompare, TreeCompareReply, TreeRoots, TreeRootsReply,
+};
 
 /// The protocol's name in the TLS handshake.
 pub const ALPN: &[u8] = b"dynkv/1";

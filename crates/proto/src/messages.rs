@@ -32,6 +32,9 @@ pub mod kinds {
     pub const REPLICA_LIST: u16 = 102;
     pub const PUT_SEEN: u16 = 103;
     pub const GOSSIP: u16 = 104;
+    pub const TREE_ROOTS: u16 = 105;
+    pub const TREE_COMPARE: u16 = 106;
+    pub const STATES: u16 = 107;
 
     pub const REPLY: u16 = 0x8000;
     pub const GET_REPLY: u16 = REPLY | GET;
@@ -48,6 +51,9 @@ pub mod kinds {
     pub const REPLICA_LIST_REPLY: u16 = REPLY | REPLICA_LIST;
     pub const PUT_SEEN_REPLY: u16 = REPLY | PUT_SEEN;
     pub const GOSSIP_REPLY: u16 = REPLY | GOSSIP;
+    pub const TREE_ROOTS_REPLY: u16 = REPLY | TREE_ROOTS;
+    pub const TREE_COMPARE_REPLY: u16 = REPLY | TREE_COMPARE;
+    pub const STATES_REPLY: u16 = REPLY | STATES;
     pub const FAILURE: u16 = 0xffff;
 }
 

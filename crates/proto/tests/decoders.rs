@@ -77,6 +77,12 @@ fn decode_all(kind: u16, bytes: &Bytes) {
     one::<HintsReply>(bytes);
     one::<DrainHints>(bytes);
     one::<DrainHintsReply>(bytes);
+    one::<TreeRoots>(bytes);
+    one::<TreeRootsReply>(bytes);
+    one::<TreeCompare>(bytes);
+    one::<TreeCompareReply>(bytes);
+    one::<States>(bytes);
+    one::<StatesReply>(bytes);
     one::<Failure>(bytes);
     let _ = State::decode(bytes.clone());
     let _ = State::digest(bytes);

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     checker::Violation,
+    converge,
     history::{GetRecord, HeldVersion, History, Key, lock},
     replicas::{self, Records},
     run::REPLICAS,
@@ -55,6 +56,9 @@ pub(crate) async fn read_all(
     let mut session = Session::new(99, client.clone(), Vec::new(), history.clone(), world.log.clone(), seed);
     let mut repairs = Vec::new();
     hints_are_delivered(world).await?;
+    if world.anti_entropy {
+        converge::without_reads(world, nodes, &client).await?;
+    }
     for _ in 0..2 {
         let before = count_repairs(world);
         for key in keys {

@@ -17,6 +17,7 @@
 pub mod batch;
 pub mod buckets;
 pub mod checker;
+mod converge;
 pub mod disk;
 mod draw;
 mod faults;

@@ -292,6 +292,12 @@ impl Plan {
         self.has(Kind::loses_disk)
     }
 
+    /// Whether nodes compare their replicas. In every other plan they do not: comparisons mend what hints and reads should have
+    /// mended, and nobody would see that those did not.
+    pub fn compares_replicas(&self) -> bool {
+        self.seed.is_multiple_of(2)
+    }
+
     /// Whether no process ends and no disk fails.
     pub fn keeps_processes(&self) -> bool {
         !self.has(|kind| {

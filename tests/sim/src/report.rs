@@ -82,7 +82,7 @@ pub fn add(sum: &mut Sightings, seen: &Sightings) {
 }
 
 /// What must have happened in a batch of some hundred runs, or the batch proves nothing.
-pub const SOMETIMES: [&str; 32] = [
+pub const SOMETIMES: [&str; 35] = [
     // Faults.
     "kills",
     "power losses",
@@ -117,6 +117,9 @@ pub const SOMETIMES: [&str; 32] = [
     "nodes: incarnations_renewed",
     "nodes: lww_discarded",
     "nodes: puts_refused_siblings",
+    "nodes: comparisons_equal",
+    "nodes: states_pulled",
+    "nodes: states_pushed",
     "repairs after healing",
 ];
 

@@ -60,6 +60,8 @@ pub struct World {
     pub hosts: Vec<Host>,
     /// What happened.
     pub log: Log,
+    /// Whether nodes that are started compare their replicas.
+    pub anti_entropy: bool,
     /// Sums of the counters of all nodes that have ended, by name.
     counters: BTreeMap<String, u64>,
     authority: CertificateAuthority,
@@ -92,6 +94,7 @@ impl World {
             network: Network::new(random.next_u64()),
             hosts,
             log: Log::new(start),
+            anti_entropy: true,
             counters: BTreeMap::new(),
             authority,
             random,
@@ -105,7 +108,7 @@ impl World {
     pub fn start(&mut self, index: usize) {
         let seed = self.random.next_u64();
         let seeds = self.hosts.iter().map(|host| host.address.to_string()).collect();
-        let start = self.start;
+        let (start, anti_entropy) = (self.start, self.anti_entropy);
         let host = &mut self.hosts[index];
         let gate = Gate::default();
         let (storage, label) = host.disk.mount(gate.clone());
@@ -128,7 +131,8 @@ impl World {
             disk: label.id,
             version: "sim".into(),
         };
-        let parts = Parts { endpoint, storage, env, info, seeds, hint_bytes_max: dynkv_node::HINT_BYTES_MAX };
+        let hint_bytes_max = dynkv_node::HINT_BYTES_MAX;
+        let parts = Parts { endpoint, storage, env, info, seeds, hint_bytes_max, anti_entropy };
         let node = Node::assemble(parts).expect("a disk holds what a node wrote");
         host.process = Some(Process { node, gate });
         self.log.note(format!("{} starts at {}, boot {}", host.id, host.address, label.boots));
@@ -253,10 +257,14 @@ impl World {
         counters
     }
 
+    /// The nodes that run.
+    pub fn running(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        self.hosts.iter().filter_map(|host| Some((host.id, &host.process.as_ref()?.node)))
+    }
+
     /// A gauge of each running node.
     pub fn gauges(&self, name: &str) -> Vec<(NodeId, u64)> {
-        let running = self.hosts.iter().filter_map(|host| Some((host.id, host.process.as_ref()?)));
-        running.map(|(id, process)| (id, number(&process.node.metrics(), name).unwrap_or_default())).collect()
+        self.running().map(|(id, node)| (id, number(&node.metrics(), name).unwrap_or_default())).collect()
     }
 
     /// Where the client lives that was made last.

@@ -29,7 +29,10 @@ use thiserror::Error;
 use tokio::sync::Notify;
 
 use self::layout::{Hint, TURNS, Turn, hint_key, parse_turn_key, record_key_of, turn_key, turn_prefix};
-pub(crate) use self::{delivery::run as deliver, replica::Place};
+pub(crate) use self::{
+    delivery::run as deliver,
+    replica::{Kept, Place},
+};
 use crate::{
     metrics::Metrics,
     planted::{self, Bug},

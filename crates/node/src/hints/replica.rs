@@ -9,10 +9,11 @@ use dynkv_ring::NodeId;
 use super::{Delta, Hint, HintError};
 use crate::{
     cluster::View,
-    key::Key,
+    key::{Key, RecordAt},
     record::Record,
     replica::{Incoming, Replica},
     storage::{Apply, Done, Durability, Space, StorageError, Transaction},
+    trees::TreeChange,
 };
 
 /// Where a node keeps what it has of a key.
@@ -38,6 +39,23 @@ pub(crate) struct Found {
     pub(crate) record: Option<Record>,
     /// The first home's hint.
     hint: Option<Hint>,
+}
+
+/// What writing at a place has changed: to be told when it is committed.
+#[must_use]
+pub(crate) enum Kept {
+    Record(TreeChange),
+    Hint(Delta),
+}
+
+impl Kept {
+    /// Says that the transaction is committed.
+    pub(crate) fn committed(self) {
+        match self {
+            Kept::Record(change) => change.committed(),
+            Kept::Hint(delta) => delta.committed(),
+        }
+    }
 }
 
 impl Found {
@@ -90,25 +108,26 @@ impl Replica {
     }
 
     /// Writes what [`Replica::find`] found and somebody has changed. What it returns is to be
-    /// [told](Delta::committed) when it is committed.
+    /// [told](Kept::committed) when it is committed.
     pub(crate) fn keep(
         &self,
         tx: &mut Transaction<'_>,
-        record_key: Bytes,
+        at: &RecordAt,
         place: &Place,
         found: Found,
         record: Record,
-    ) -> Result<Option<Delta>, HintError> {
+    ) -> Result<Option<Kept>, HintError> {
         match place {
             Place::Home => {
-                tx.put(Space::Records, record_key, record.encode());
-                Ok(None)
+                let old = found.record.as_ref().map(Record::digest).transpose()?;
+                Ok(Some(Kept::Record(self.trees.put_record(tx, at, old, &record)?)))
             }
             Place::Fallback(homes) => {
                 // A ring with members has homes for every partition.
                 let Some(&target) = homes.first() else { return Ok(None) };
                 let now_ms = self.env.wall_ms();
-                self.hints.put(tx, &record_key, target, found.hint.as_ref(), record, now_ms).map(Some)
+                let delta = self.hints.put(tx, &at.record, target, found.hint.as_ref(), record, now_ms)?;
+                Ok(Some(Kept::Hint(delta)))
             }
         }
     }

@@ -72,6 +72,7 @@ struct Engine {
     records: Keyspace,
     meta: Keyspace,
     hints: Keyspace,
+    digests: Keyspace,
 }
 
 impl fmt::Debug for FjallStorage {
@@ -103,6 +104,7 @@ impl FjallStorage {
             records: keyspace("records", options.memtable_bytes)?,
             meta: keyspace("meta", 1024 * 1024)?,
             hints: keyspace("hints", options.memtable_bytes / 4)?,
+            digests: keyspace("digests", options.memtable_bytes / 4)?,
             database: database.clone(),
         };
         let (queue, submitted) = sync_channel(QUEUE_MAX);
@@ -202,6 +204,7 @@ impl Engine {
             Space::Records => &self.records,
             Space::Meta => &self.meta,
             Space::Hints => &self.hints,
+            Space::Digests => &self.digests,
         }
     }
 

@@ -31,6 +31,8 @@ pub enum Space {
     Meta,
     /// States kept for other nodes until they are back, and their order (`docs/storage.md`).
     Hints,
+    /// The digest of each record's state, in the order of positions (`docs/storage.md`).
+    Digests,
 }
 
 /// When a write is acknowledged.

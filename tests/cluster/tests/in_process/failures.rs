@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use dynkv_client::Client;
 use dynkv_net::{PeerName, Role};
-use dynkv_proto::{FailureCode, Get, Outcome, ReplicaGet, Stamp};
+use dynkv_proto::{FailureCode, Get, Outcome};
 use dynkv_ring::NodeId;
 use dynkv_tests::{
     cluster::{CLUSTER, Cluster, id},
@@ -11,7 +11,7 @@ use dynkv_tests::{
     wait::eventually,
 };
 
-use crate::support::{assert_refused, read, split};
+use crate::support::{assert_refused, counter, give, read, split, values};
 
 const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
@@ -167,30 +167,23 @@ async fn after_a_restart_no_dot_is_minted_twice() {
 }
 
 #[tokio::test]
-async fn reads_repair_a_node_that_was_down() {
-    let mut cluster = Cluster::start(3).await;
-    let (behind, other) = (id("n2"), id("n1"));
+async fn reads_repair_a_node_that_is_behind() {
+    let cluster = Cluster::start(3).await;
     let client = cluster.client(Role::Writer).await;
-    client.put("b", "k", "missed").w(3).await.unwrap();
-    // Nobody keeps a hint for what was lost.
-    cluster.stop(behind).await;
-    std::fs::remove_dir_all(cluster.data_dir(behind)).unwrap();
-    cluster.restart(behind).await;
-    cluster.settled().await;
+    // Nobody keeps a hint for what only one was told. A comparison of the nodes may be quicker than the read, but not every time.
+    for attempt in 1.. {
+        give(&cluster, id("n1"), "k", attempt, "missed").await;
+        assert!(read_all(&client, "k").await.contains(&"missed".to_owned()));
+        let repairs = ["n1", "n2", "n3"].map(|node| counter(&cluster, id(node), "read_repairs"));
+        if repairs.iter().any(|repairs| *repairs > 0) {
+            break;
+        }
+        assert!(attempt < 50, "no read has repaired anything");
+    }
+}
 
-    let as_node = PeerName::node(CLUSTER, other).unwrap();
-    let peer = cluster.connect_as(behind, &as_node).await;
-    // "The same" as no state at all: it holds nothing.
-    let question = ReplicaGet { bucket: "b".into(), key: "k".into(), stamp: Stamp::default(), have: None };
-    assert!(peer.ask(&question, Bytes::new()).await.unwrap().0.same);
-
-    client.refresh().await.unwrap();
-    assert_eq!(client.get("b", "k").r(3).await.unwrap().value().unwrap(), "missed");
-    eventually("the node that was behind is repaired", async || {
-        let (reply, _) = peer.ask(&question, Bytes::new()).await.unwrap();
-        (!reply.same).then_some(())
-    })
-    .await;
+async fn read_all(client: &Client, key: &'static str) -> Vec<String> {
+    values(&client.get("b", key).r(3).await.unwrap())
 }
 
 #[tokio::test]
@@ -212,28 +205,6 @@ async fn a_data_directory_is_used_by_one_running_node_at_a_time() {
     assert!(matches!(second, Err(StartError::Bind(_))), "{second:?}");
     cluster.restart(node).await;
     cluster.settled().await;
-}
-
-#[tokio::test]
-async fn a_node_that_lost_its_disk_is_refilled_by_reads() {
-    let mut cluster = Cluster::start(3).await;
-    let client = cluster.client(Role::Writer).await;
-    put_all(&client, "kept").await;
-    let node = id("n2");
-    cluster.stop(node).await;
-    std::fs::remove_dir_all(cluster.data_dir(node)).unwrap();
-    cluster.restart_in_place(node).await;
-    cluster.settled().await;
-    assert_eq!(held(&cluster, node).await, vec![Vec::<String>::new(); KEYS.len()]);
-
-    client.refresh().await.unwrap();
-    for key in KEYS {
-        assert_eq!(client.get("b", key).r(3).await.unwrap().value().unwrap(), "kept");
-    }
-    eventually("reads have refilled it", async || {
-        (held(&cluster, node).await == vec![vec!["kept"]; KEYS.len()]).then_some(())
-    })
-    .await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Clusters in one process, used through the client library and, where a test must speak to one certain node, through
 //! bare connections.
 
+mod anti_entropy;
 mod failures;
 mod founding;
 mod hints;

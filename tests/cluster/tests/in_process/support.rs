@@ -2,7 +2,13 @@
 
 use bytes::Bytes;
 use dynkv_client::{Client, Error, Fetched};
-use dynkv_proto::{FailureCode, GetReply, Outcome};
+use dynkv_net::PeerName;
+use dynkv_proto::{
+    Actor, Conflict, FailureCode, GetReply, Outcome, PutId, ReplicaPut, Stamp, State, Version, value_hash,
+};
+use dynkv_ring::NodeId;
+use dynkv_tests::cluster::{CLUSTER, Cluster};
+use dynkv_vclock::{CausalContext, HybridTime};
 
 /// The values of a key, sorted.
 pub(crate) fn values(fetched: &Fetched) -> Vec<String> {
@@ -36,4 +42,45 @@ pub(crate) fn assert_refused<T: std::fmt::Debug>(result: Result<T, Error>, code:
     assert_eq!((error.code(), error.outcome()), (Some(code), Outcome::NotDone), "{error}");
     assert!(!error.to_string().contains('\n'), "more than one line: {error}");
     error
+}
+
+/// Has one replica unite a version that no other has, as another node would; each number is another version.
+pub(crate) async fn give(
+    cluster: &Cluster,
+    node: NodeId,
+    key: &'static str,
+    number: u64,
+    value: &'static str,
+) {
+    let version = Version {
+        time: HybridTime::from_u64(number),
+        put_id: PutId(number.into()),
+        tombstone: false,
+        content_type: String::new(),
+        meta: Default::default(),
+        hash: value_hash(value.as_bytes()),
+        value: value.into(),
+    };
+    let mut state = State::default();
+    state.put(Actor(1, number), &CausalContext::new(), version, Conflict::Siblings).expect("a new actor");
+    let request = ReplicaPut {
+        bucket: "b".into(),
+        key: key.into(),
+        stamp: Stamp::default(),
+        durable: true,
+        hint_for: None,
+    };
+    let other = cluster.running().find(|other| other.id() != node).expect("another node runs").id();
+    let peer = cluster.connect_as(node, &PeerName::node(CLUSTER, other).expect("a good name")).await;
+    peer.ask(&request, state.encode()).await.unwrap_or_else(|failure| panic!("{key}: {failure}"));
+}
+
+/// What a node has counted, by the name of a counter or a gauge.
+pub(crate) fn counter(cluster: &Cluster, node: NodeId, name: &str) -> u64 {
+    let (total, gauge) = (format!("dynkv_{name}_total "), format!("dynkv_{name} "));
+    let text = cluster.node(node).metrics();
+    let value =
+        |line: &str| line.strip_prefix(&total).or_else(|| line.strip_prefix(&gauge)).map(str::to_owned);
+    let value = text.lines().find_map(value).unwrap_or_else(|| panic!("no metric {name}"));
+    value.parse().unwrap_or_else(|error| panic!("{name}: {error}"))
 }

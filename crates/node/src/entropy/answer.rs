@@ -1,0 +1,146 @@
+//! Answering other nodes that compare themselves with this one.
+
+use bytes::{Bytes, BytesMut};
+use dynkv_merkle::{AnswerError, Request, RootsRequest};
+use dynkv_proto::{
+    Failure, FailureCode, Frame, StateAsked, StateFound, States, StatesReply, TreeCompareReply, TreeRoots,
+    TreeRootsReply,
+};
+use dynkv_ring::NodeId;
+
+use crate::{
+    key::Key,
+    record::parse_record_key,
+    shared::Shared,
+    storage::StorageError,
+    trees::index::{Index, to_entries},
+};
+
+/// Places looked at for one request: half a millisecond from the cache.
+pub(super) const PLACES_MAX: usize = 128;
+
+/// Bytes of states with which a reply is full; one that is longer goes alone.
+const STATES_BYTES: usize = 1024 * 1024;
+
+fn invalid(error: impl ToString) -> Failure {
+    Failure::not_done(FailureCode::Invalid, error.to_string())
+}
+
+fn storage_failure(node: &Shared, error: &StorageError) -> Failure {
+    Failure::not_done(FailureCode::Storage, format!("node {}: {error}", node.cluster.me.id))
+}
+
+/// Answers with the roots that this node shares with `from`, in short if they are equal.
+pub(crate) fn roots(
+    node: &Shared,
+    from: NodeId,
+    request: &TreeRoots,
+    body: &[u8],
+) -> Result<(TreeRootsReply, Bytes), Failure> {
+    let view = node.cluster.view();
+    if let Err(reason) = node.cluster.serving(&view) {
+        return Err(Failure::not_done(FailureCode::NotServing, reason.to_string()));
+    }
+    if view.digest != request.view {
+        let message = format!("node {} has another view of the cluster", node.cluster.me.id);
+        return Err(Failure { view: view.digest, ..Failure::not_done(FailureCode::Stale, message) });
+    }
+    node.entropy.compared(from, &node.env);
+    let shares = node.entropy.shares(&view, &node.cluster.me.id);
+    let shared = shares.get(&from).map(Vec::as_slice).unwrap_or_default();
+    let asked = RootsRequest::from_bytes(body).map_err(invalid)?;
+    let answer =
+        node.replica.trees.roots_of(shared).and_then(|roots| roots.answer(&asked)).map_err(invalid)?;
+    Ok(sent(node, TreeRootsReply { reserved: 0 }, answer.to_bytes().into()))
+}
+
+/// Answers one step of a comparison.
+pub(crate) fn compare(node: &Shared, body: &[u8]) -> Result<(TreeCompareReply, Bytes), Failure> {
+    let request = Request::from_bytes(body).map_err(invalid)?;
+    let span = request.span();
+    let tree =
+        node.replica.trees.ready(span.index()).filter(|tree| tree.span() == span).ok_or_else(|| {
+            let message = format!("node {} has no tree of partition {span} now", node.cluster.me.id);
+            Failure::not_done(FailureCode::Stale, message)
+        })?;
+    let answer = tree.answer(&request, &Index(&*node.replica.storage)).map_err(|error| match error {
+        AnswerError::Span { .. } => invalid(error),
+        AnswerError::Read(error) => {
+            storage_failure(node, &StorageError::Failed { reason: error.to_string() })
+        }
+    })?;
+    Ok(sent(node, TreeCompareReply { reserved: 0 }, answer.to_bytes().into()))
+}
+
+/// Answers with the states at some places.
+pub(crate) fn states(node: &Shared, request: &States) -> Result<(StatesReply, Bytes), Failure> {
+    let mut reply = StatesReply { through: 0, absent: Vec::new(), found: Vec::new() };
+    let mut body = BytesMut::new();
+    for (at, asked) in (0..).zip(request.asked.iter().take(PLACES_MAX)) {
+        let held = held(node, asked, request.bodies).map_err(|error| storage_failure(node, &error))?;
+        let states = match held {
+            Held::Absent => {
+                reply.absent.push(at);
+                Vec::new()
+            }
+            Held::States(states) => states,
+        };
+        let bytes: usize = states.iter().map(|(_, state)| state.len()).sum();
+        if body.len() + bytes > STATES_BYTES && reply.through > 0 {
+            break;
+        }
+        for (key, state) in states {
+            let len = state.len() as u64;
+            reply.found.push(StateFound { at, bucket: key.bucket, key: key.key.into(), len });
+            body.extend_from_slice(&state);
+        }
+        reply.through = at + 1;
+    }
+    Ok(sent(node, reply, body.freeze()))
+}
+
+/// What there is at a place.
+enum Held {
+    Absent,
+    /// Those that the asker has not; damaged ones are left out.
+    States(Vec<(Key, Bytes)>),
+}
+
+fn held(node: &Shared, asked: &StateAsked, bodies: bool) -> Result<Held, StorageError> {
+    let indexed = Index(&*node.replica.storage).at(asked.position)?;
+    let Some(summed) = to_entries(&indexed).first().map(|entry| entry.digest) else {
+        return Ok(Held::Absent);
+    };
+    if asked.have.is_some_and(|have| have.0 == summed) {
+        return Ok(Held::States(Vec::new()));
+    }
+    let partitions = node.cluster.view().membership.partitions();
+    let mut states = Vec::new();
+    for entry in indexed {
+        let Some((bucket, key)) = parse_record_key(&entry.record) else { continue };
+        let key = Key::new(bucket, key, partitions);
+        if !bodies {
+            states.push((key, Bytes::new()));
+            continue;
+        }
+        match node.replica.read_intact(&key) {
+            Ok(Some(record)) => {
+                if record.digest()? != entry.digest {
+                    node.replica.check(&key);
+                }
+                states.push((key, record.state));
+            }
+            // The index names a record that is not there.
+            Ok(None) => node.replica.check(&key),
+            Err(StorageError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Held::States(states))
+}
+
+/// Counts an answer.
+fn sent<M: dynkv_proto::Message>(node: &Shared, message: M, body: Bytes) -> (M, Bytes) {
+    node.metrics.tree_message_sent(Frame::new(&message, body.clone()).wire_len());
+    (message, body)
+}

@@ -1,0 +1,101 @@
+//! Healing damaged records from the other homes.
+//!
+//! *What is at stake.* A record whose header is damaged may have held a version, or have known of a delete, that nobody else has. That is lost
+//! with it, as with a lost disk; a put that was to survive it has its other acknowledgements elsewhere. What must not happen is that this
+//! replica goes on as if it were whole while it is not: with a state from one home that was behind itself, it would answer
+//! a strict read, which needs two of three, together with that one, and both would lack what the third and the damaged record
+//! had acknowledged. So it keeps answering with an error until *all* other homes have said what they have; the
+//! union of that has every write that any two homes had acknowledged. A home that says that its own copy is damaged has said so.
+//!
+//! *If nobody has anything*, the record stays as it is: taking it away would make it "not found", which nobody has said.
+//!
+//! Where only a value is damaged, the header says which versions there are, and one copy of that value is enough.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use dynkv_net::Class;
+use dynkv_proto::{FailureCode, Frame, ReplicaGet, ReplicaGetReply};
+use dynkv_ring::NodeId;
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::{sync::oneshot, time::timeout};
+
+use crate::{
+    background::Work, key::Key, peers::PeerError, record::parse_record_key, replica::Incoming,
+    shared::Shared, storage::StorageError,
+};
+
+/// How often what could not be healed is tried again.
+const PERIOD: Duration = Duration::from_secs(5);
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Heals until the node stops.
+pub(crate) async fn run(node: Arc<Shared>) {
+    let damaged = &node.replica.damaged;
+    loop {
+        drop(timeout(PERIOD, damaged.wake.notified()).await);
+        for record in damaged.all() {
+            let Some(_turn) = node.background.turn(Work::AntiEntropy).await else { break };
+            match heal(&node, &record).await {
+                Ok(true) => damaged.remove(&record),
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "a damaged record was not healed"),
+            }
+        }
+    }
+}
+
+/// What another home says of a key.
+enum Said {
+    Holds(Incoming),
+    Nothing,
+    Damaged,
+    NoAnswer,
+}
+
+/// Tries to heal one record. Says whether it is whole, or not this node's to heal any more.
+async fn heal(node: &Arc<Shared>, record: &Bytes) -> Result<bool, StorageError> {
+    let view = node.cluster.view();
+    let Some((bucket, key)) = parse_record_key(record) else { return Ok(true) };
+    let key = Key::new(bucket, key, view.membership.partitions());
+    let homes = view.membership.ring().homes(key.partition);
+    if !homes.contains(&node.cluster.me.id) {
+        return Ok(true);
+    }
+    let conflict = view.buckets.get(&key.bucket).conflict;
+    let mut answers: FuturesUnordered<_> =
+        homes.iter().filter(|home| **home != node.cluster.me.id).map(|home| ask(node, *home, &key)).collect();
+    let (mut union, mut everybody): (Option<Incoming>, bool) = (None, true);
+    while let Some(said) = answers.next().await {
+        match (said, &mut union) {
+            (Said::Holds(incoming), None) => union = Some(incoming),
+            (Said::Holds(incoming), Some(union)) => {
+                union.state.merge(incoming.state, conflict);
+                union.bytes = union.state.encode();
+            }
+            (Said::Nothing | Said::Damaged, _) => {}
+            (Said::NoAnswer, _) => everybody = false,
+        }
+    }
+    let Some(union) = union else { return Ok(false) };
+    let (sender, healed) = oneshot::channel();
+    node.replica.heal(&key, union, everybody, conflict, |outcome| drop(sender.send(outcome)))?;
+    healed.await.unwrap_or(Err(StorageError::Closed))
+}
+
+async fn ask(node: &Arc<Shared>, home: NodeId, key: &Key) -> Said {
+    let request = ReplicaGet {
+        bucket: key.bucket.clone(),
+        key: key.key.clone().into(),
+        stamp: node.replica.stamp(),
+        have: None,
+    };
+    let frame = Frame::new(&request, Bytes::new());
+    match node.peers.request::<ReplicaGetReply>(home, Class::Background, frame, CALL_TIMEOUT).await {
+        Ok((reply, _)) if reply.same => Said::Nothing,
+        Ok((_, state)) => Incoming::verify(state).map_or(Said::Damaged, Said::Holds),
+        Err(PeerError::Refused(failure)) if failure.code == FailureCode::Storage => Said::Damaged,
+        Err(_) => Said::NoAnswer,
+    }
+}

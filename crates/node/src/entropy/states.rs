@@ -1,0 +1,225 @@
+//! Making two replicas equal where they differ: a second look, then states in both directions.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use dynkv_merkle::Difference;
+use dynkv_net::Class;
+use dynkv_proto::{
+    Digest, Frame, ReplicaPut, ReplicaPutReply, State, StateAsked, StateFound, States, StatesReply,
+    TreePosition,
+};
+use dynkv_ring::NodeId;
+use futures_util::{StreamExt, stream};
+use tokio::sync::oneshot;
+
+use super::{
+    CompareError,
+    answer::PLACES_MAX,
+    pass::{KeyDifference, ask, place},
+};
+use crate::{
+    background::Work,
+    key::Key,
+    record::parse_record_key,
+    replica::Incoming,
+    shared::Shared,
+    storage::StorageError,
+    trees::index::{Index, place_of},
+};
+
+/// States pushed at once.
+const PUSHES_MAX: usize = 32;
+
+const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Looks at `found` again and makes both sides equal there. With `settled`, what has changed here since is left to the next
+/// comparison: it is being written.
+pub(super) async fn mend(
+    node: &Arc<Shared>,
+    peer: NodeId,
+    found: Vec<Difference>,
+    settled: bool,
+) -> Result<(), CompareError> {
+    let index = Index(&*node.replica.storage);
+    for batch in found.chunks(PLACES_MAX) {
+        let mut asked = Vec::with_capacity(batch.len());
+        for difference in batch {
+            let position = place(difference);
+            let have = index.digest_at(position)?;
+            let same = have.map(|digest| digest.0) == difference.there;
+            let changed = have.map(|digest| digest.0) != difference.here;
+            if !(same || changed && settled) {
+                asked.push(StateAsked { position, have });
+            }
+        }
+        mend_batch(node, peer, asked).await?;
+    }
+    Ok(())
+}
+
+async fn mend_batch(
+    node: &Arc<Shared>,
+    peer: NodeId,
+    mut asked: Vec<StateAsked>,
+) -> Result<(), CompareError> {
+    while !asked.is_empty() {
+        let (reply, mut body) = look(node, peer, &asked, true).await?;
+        let mut lacking: Vec<Key> = Vec::new();
+        for place in reply.absent.iter().filter_map(|at| asked.get(*at as usize)) {
+            lacking.extend(keys_at(node, place.position)?);
+        }
+        let mut pulled = Vec::new();
+        for found in reply.found {
+            let at = asked.get(found.at as usize).map(|asked| asked.position);
+            let Some((key, incoming)) = verified(node, peer, found, at, &mut body)? else { continue };
+            pulled.push((key, incoming));
+        }
+        for (key, theirs) in pulled {
+            let digest = theirs.digest().ok();
+            if let Some(ours) = unite(node, &key, theirs).await
+                && State::digest(&ours).ok() != digest
+            {
+                lacking.push(key);
+            }
+        }
+        push_all(node, peer, lacking).await;
+        asked.drain(..(reply.through as usize).min(asked.len()));
+    }
+    Ok(())
+}
+
+/// Asks what `peer` has at some places.
+async fn look(
+    node: &Arc<Shared>,
+    peer: NodeId,
+    asked: &[StateAsked],
+    bodies: bool,
+) -> Result<(StatesReply, Bytes), CompareError> {
+    let request = States { asked: asked.to_vec(), bodies };
+    let (reply, body) = ask(node, peer, &request, Bytes::new()).await?;
+    if reply.through == 0 || reply.through as usize > asked.len() {
+        return Err(CompareError::answer(peer, "it is about places that were not asked for"));
+    }
+    Ok((reply, body))
+}
+
+/// This node's keys at a place.
+fn keys_at(node: &Shared, position: TreePosition) -> Result<Vec<Key>, StorageError> {
+    let partitions = node.cluster.view().membership.partitions();
+    let indexed = Index(&*node.replica.storage).at(position)?;
+    let names = indexed.iter().filter_map(|entry| parse_record_key(&entry.record));
+    Ok(names.map(|(bucket, key)| Key::new(bucket, key, partitions)).collect())
+}
+
+/// Cuts a state off the front of `body`. `None` when it is not what it should be.
+fn verified(
+    node: &Shared,
+    peer: NodeId,
+    found: StateFound,
+    position: Option<TreePosition>,
+    body: &mut Bytes,
+) -> Result<Option<(Key, Incoming)>, CompareError> {
+    let wrong = |reason: &str| CompareError::answer(peer, reason);
+    let len = usize::try_from(found.len).ok().filter(|len| *len <= body.len());
+    let state = body.split_to(len.ok_or_else(|| wrong("a state is cut short"))?);
+    dynkv_proto::check_bucket_name(&found.bucket).map_err(|error| wrong(&error.to_string()))?;
+    let key = Key::new(found.bucket, found.key.0, node.cluster.view().membership.partitions());
+    if position != Some(place_of(&key.at())) {
+        return Err(wrong("a state is not of the place that was asked for"));
+    }
+    // Damaged on the way or there: the next comparison will find it again.
+    Ok(Incoming::verify(state).ok().map(|incoming| (key, incoming)))
+}
+
+/// Unites a state into this node's record. Returns what the record holds then; `None` when it could not be written.
+async fn unite(node: &Arc<Shared>, key: &Key, incoming: Incoming) -> Option<Bytes> {
+    let conflict = node.cluster.view().buckets.get(&key.bucket).conflict;
+    let (sender, settled) = oneshot::channel();
+    let submitted = node.replica.settle(key, Some(incoming), conflict, |outcome| drop(sender.send(outcome)));
+    let outcome = match submitted {
+        Ok(()) => settled.await.unwrap_or(Err(StorageError::Closed)),
+        Err(error) => Err(error),
+    };
+    match outcome {
+        Ok(state) => {
+            node.metrics.states_pulled.inc();
+            state
+        }
+        Err(error) => {
+            tracing::debug!(%error, "a state was not taken over");
+            None
+        }
+    }
+}
+
+/// Gives `peer` this node's states of `keys`. One that is not taken is found by the next comparison.
+async fn push_all(node: &Arc<Shared>, peer: NodeId, keys: Vec<Key>) {
+    let pushes = keys.into_iter().map(|key| push(node, peer, key));
+    let mut pushes = stream::iter(pushes).buffer_unordered(PUSHES_MAX);
+    while let Some(()) = pushes.next().await {}
+}
+
+async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) {
+    let Some(_turn) = node.background.turn(Work::AntiEntropy).await else { return };
+    let state = match node.replica.read_intact(&key) {
+        Ok(Some(record)) => record.state,
+        // The index names a record that is not there.
+        Ok(None) => return node.replica.check(&key),
+        // Noted, if it is damaged.
+        Err(_) => return,
+    };
+    let request = ReplicaPut {
+        bucket: key.bucket,
+        key: key.key.into(),
+        stamp: node.replica.stamp(),
+        // Nothing is given up because it has arrived: losing it costs another comparison.
+        durable: false,
+        hint_for: None,
+    };
+    let frame = Frame::new(&request, state);
+    node.metrics.tree_message_sent(frame.wire_len());
+    match node.peers.request::<ReplicaPutReply>(peer, Class::Background, frame, PUSH_TIMEOUT).await {
+        Ok(_) => drop(node.metrics.states_pushed.inc()),
+        Err(error) => tracing::debug!(%peer, %error, "a state was not taken by another replica"),
+    }
+}
+
+/// Names the keys of `found`.
+pub(super) async fn name(
+    node: &Arc<Shared>,
+    peer: NodeId,
+    found: &[Difference],
+) -> Result<Vec<KeyDifference>, CompareError> {
+    let mut named = BTreeMap::new();
+    for batch in found.chunks(PLACES_MAX) {
+        let mut unknown = Vec::new();
+        for difference in batch {
+            let keys = keys_at(node, place(difference))?;
+            if keys.is_empty() {
+                unknown.push(difference);
+            }
+            for key in keys {
+                named.insert((key.bucket, key.key), *difference);
+            }
+        }
+        let mut asked: Vec<StateAsked> =
+            unknown.iter().map(|difference| StateAsked { position: place(difference), have: None }).collect();
+        while !asked.is_empty() {
+            let (reply, _) = look(node, peer, &asked, false).await?;
+            for found in reply.found {
+                let Some(asked) = asked.get(found.at as usize) else { continue };
+                let difference = unknown.iter().find(|difference| place(difference) == asked.position);
+                if let Some(difference) = difference {
+                    named.insert((found.bucket, found.key.0), **difference);
+                }
+            }
+            asked.drain(..reply.through as usize);
+        }
+    }
+    let digest = |digest: Option<u128>| digest.map(Digest);
+    let differences = named.into_iter().map(|((bucket, key), Difference { here, there, .. })| {
+        KeyDifference { bucket, key, here: digest(here), there: digest(there) }
+    });
+    Ok(differences.collect())
+}

@@ -1,0 +1,152 @@
+//! The digest index: what each record's state is, without its values, in the order of positions.
+//!
+//! ```text
+//!  key    0          8                16               value  0               16
+//!         +----------+----------------+------------+          +---------------+
+//!         | MD5      | xxh3-64        | record key |          | state digest  |
+//!         +----------+----------------+------------+          +---------------+
+//!           first 8 bytes of the position               xxh3-128 of the state's header
+//!                      of the record key behind the partition
+//! ```
+//!
+//! The first 16 bytes are the place in the tree. Were they the whole position, an MD5, then anybody who may write could make two
+//! keys with one place within seconds. Should it happen all the same, both keys have an entry of their own here, the
+//! tree sums both, and whoever reads places sees the sum of their digests.
+
+use std::ops::ControlFlow;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use dynkv_merkle::{Entries, Entry};
+use dynkv_proto::{Digest, TreePosition};
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::{
+    key::RecordAt,
+    storage::{Space, Storage, StorageError},
+};
+
+const PLACE_BYTES: usize = 16;
+
+/// Where the record's digest stands.
+pub(crate) fn place_of(at: &RecordAt) -> TreePosition {
+    let high = at.position.0 >> 64 << 64;
+    // Behind the partition, so that it does not depend on how many there are.
+    TreePosition(high | u128::from(xxh3_64(at.record.get(2..).unwrap_or_default())))
+}
+
+/// The key of the index's entry.
+pub(crate) fn index_key(place: TreePosition, record: &[u8]) -> Bytes {
+    let mut out = BytesMut::with_capacity(PLACE_BYTES + record.len());
+    out.put_u128(place.0);
+    out.put_slice(record);
+    out.freeze()
+}
+
+/// The value of the index's entry.
+pub(crate) fn index_value(digest: Digest) -> Bytes {
+    Bytes::copy_from_slice(&digest.0.to_be_bytes())
+}
+
+/// Reads [`index_value`].
+pub(crate) fn parse_value(value: &[u8]) -> Result<Digest, StorageError> {
+    let bytes = value.try_into().map_err(|_| damaged())?;
+    Ok(Digest(u128::from_be_bytes(bytes)))
+}
+
+fn damaged() -> StorageError {
+    StorageError::Damaged { reason: "an entry of the digest index is of an unknown form".into() }
+}
+
+/// An entry of the index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Indexed {
+    pub(crate) place: TreePosition,
+    pub(crate) digest: Digest,
+    /// The record's key.
+    pub(crate) record: Bytes,
+}
+
+/// The entries with places from `first` to `last`: those of the first `max` places. Says whether that is all of them.
+pub(crate) fn page(
+    storage: &dyn Storage,
+    first: TreePosition,
+    last: TreePosition,
+    max: usize,
+) -> Result<(Vec<Indexed>, bool), StorageError> {
+    let (mut found, mut places, mut complete, mut failed) = (Vec::<Indexed>::new(), 0, true, None);
+    storage.scan(Space::Digests, &[], &first.0.to_be_bytes(), &mut |key, value| {
+        let entry = key.first_chunk::<PLACE_BYTES>().ok_or_else(damaged).and_then(|place| {
+            let place = TreePosition(u128::from_be_bytes(*place));
+            Ok(Indexed { place, digest: parse_value(&value)?, record: key.slice(PLACE_BYTES..) })
+        });
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                failed = Some(error);
+                return ControlFlow::Break(());
+            }
+        };
+        if entry.place > last {
+            return ControlFlow::Break(());
+        }
+        if found.last().is_none_or(|before| before.place != entry.place) {
+            if places == max {
+                complete = false;
+                return ControlFlow::Break(());
+            }
+            places += 1;
+        }
+        found.push(entry);
+        ControlFlow::Continue(())
+    })?;
+    match failed {
+        Some(error) => Err(error),
+        None => Ok((found, complete)),
+    }
+}
+
+/// What a tree makes of entries that are in order: each place once.
+pub(crate) fn to_entries(indexed: &[Indexed]) -> Vec<Entry> {
+    let mut entries: Vec<Entry> = Vec::with_capacity(indexed.len());
+    for Indexed { place, digest, .. } in indexed {
+        match entries.last_mut() {
+            Some(before) if before.position == place.0 => {
+                before.digest = before.digest.wrapping_add(digest.0);
+            }
+            _ => entries.push(Entry { position: place.0, digest: digest.0 }),
+        }
+    }
+    entries
+}
+
+/// The index, as a comparison reads it.
+pub(crate) struct Index<'a>(pub(crate) &'a dyn Storage);
+
+impl Index<'_> {
+    /// All there is at one place.
+    pub(crate) fn at(&self, place: TreePosition) -> Result<Vec<Indexed>, StorageError> {
+        page(self.0, place, place, 1).map(|(found, _)| found)
+    }
+
+    /// The digest at one place.
+    pub(crate) fn digest_at(&self, place: TreePosition) -> Result<Option<Digest>, StorageError> {
+        let entries = to_entries(&self.at(place)?);
+        Ok(entries.first().map(|entry| Digest(entry.digest)))
+    }
+}
+
+impl Entries for Index<'_> {
+    type Error = StorageError;
+
+    fn entries(
+        &self,
+        first: u128,
+        last: u128,
+        max: usize,
+        entries: &mut Vec<Entry>,
+    ) -> Result<(), StorageError> {
+        let (found, _) = page(self.0, TreePosition(first), TreePosition(last), max)?;
+        entries.extend(to_entries(&found));
+        Ok(())
+    }
+}
