@@ -19,6 +19,8 @@ pub enum Bucket {
     One,
     /// dw = 0: acknowledged from memory.
     Fast,
+    /// w = 3, whoever keeps the copies.
+    Wide,
 }
 
 /// Siblings of a key in bucket [`Bucket::One`] at which a put that would add one is refused.
@@ -26,8 +28,8 @@ pub const SIBLINGS_MAX: u32 = 3;
 
 impl Bucket {
     /// All of them.
-    pub const ALL: [Bucket; 6] =
-        [Bucket::Plain, Bucket::Strict, Bucket::Lww, Bucket::All, Bucket::One, Bucket::Fast];
+    pub const ALL: [Bucket; 7] =
+        [Bucket::Plain, Bucket::Strict, Bucket::Lww, Bucket::All, Bucket::One, Bucket::Fast, Bucket::Wide];
 
     /// Those in which every session has a key of its own.
     pub const OWN: [Bucket; 2] = [Bucket::Plain, Bucket::Strict];
@@ -41,6 +43,7 @@ impl Bucket {
             Bucket::All => "all",
             Bucket::One => "one",
             Bucket::Fast => "fast",
+            Bucket::Wide => "wide",
         }
     }
 
@@ -54,6 +57,7 @@ impl Bucket {
             Bucket::All => &[("w", "3"), ("dw", "3"), ("pw", "3"), ("r", "1"), ("pr", "1")],
             Bucket::One => &[("w", "1"), ("dw", "1"), ("r", "1"), ("siblings_max", "3")],
             Bucket::Fast => &[("dw", "0")],
+            Bucket::Wide => &[("w", "3"), ("dw", dw)],
         };
         let mut change = BucketChange::new(self.name());
         for (property, value) in properties {
@@ -62,10 +66,19 @@ impl Bucket {
         change
     }
 
+    /// Homes for which somebody holds an acknowledged write.
+    pub fn copies(self) -> usize {
+        match self {
+            Bucket::Plain | Bucket::Strict | Bucket::Lww | Bucket::Fast => 2,
+            Bucket::All | Bucket::Wide => 3,
+            Bucket::One => 1,
+        }
+    }
+
     /// Disks that an acknowledged write is on.
     pub fn disks(self, two_disks: bool) -> u32 {
         match self {
-            Bucket::Plain | Bucket::Lww => 1 + u32::from(two_disks),
+            Bucket::Plain | Bucket::Lww | Bucket::Wide => 1 + u32::from(two_disks),
             Bucket::Strict => 2,
             Bucket::All => 3,
             Bucket::One => 1,
@@ -103,6 +116,7 @@ mod tests {
                 let (r, w) = (change.r.unwrap_or(2), change.w.unwrap_or(2));
                 let homes_only = change.pr == Some(r) && change.pw == Some(w);
                 assert_eq!(r + w > 3 && homes_only, bucket.quorums_meet(), "{bucket}");
+                assert_eq!(usize::from(w), bucket.copies(), "{bucket}");
                 let dw = change.dw.unwrap_or(1);
                 assert_eq!(u32::from(dw), bucket.disks(two_disks), "{bucket}");
                 if bucket.is_durable() {

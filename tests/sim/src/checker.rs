@@ -70,6 +70,11 @@ pub fn check(
         if !disk_lost {
             one_dot_per_put(seen).map_err(|what| violation("an unflagged put is one version", what))?;
         }
+        // A disk that lost something may have lost it before the answer came.
+        if !power_lost && !disk_lost {
+            acknowledged_by_enough(key, seen)
+                .map_err(|what| violation("an acknowledged write has as many copies as was said", what))?;
+        }
         siblings_are_bounded(key, seen).map_err(|what| violation("siblings are bounded", what))?;
         // What was on no disk goes with the power, what was on d disks with d of them.
         let disks_lost = u32::from(disk_lost) + u32::from(power_lost && key.bucket.disks(two_disks) == 0);
@@ -235,6 +240,17 @@ fn is_covered(seen: &Seen<'_>, dot: &Dot<Actor>, but: PutId) -> bool {
     seen.puts
         .iter()
         .any(|put| put.put_id != but && put.ending != Ending::NotDone && put.context.contains(dot))
+}
+
+/// Each for another home, by another node.
+fn acknowledged_by_enough(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
+    let wanted = key.bucket.copies();
+    match seen.puts.iter().find(|put| put.copies.is_some_and(|copies| copies < wanted)) {
+        Some(put) => {
+            Err(format!("{:?} had {:?} of {wanted} when it was acknowledged", put.value, put.copies))
+        }
+        None => Ok(()),
+    }
 }
 
 fn acknowledged_survive(key: &Key, seen: &Seen<'_>) -> Result<(), String> {

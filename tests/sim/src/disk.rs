@@ -193,10 +193,11 @@ impl Disk {
         self.state().full = full;
     }
 
-    /// Everything a reader sees in `space`.
-    pub fn content(&self, space: Space) -> Vec<(Bytes, Bytes)> {
+    /// What a reader sees in `space` under keys that begin with `prefix`.
+    pub fn content(&self, space: Space, prefix: &[u8]) -> Vec<(Bytes, Bytes)> {
         let state = self.state();
-        let found = state.current.iter().filter(|((of, _), _)| *of == space);
+        let found = state.current.range((space, Bytes::copy_from_slice(prefix))..);
+        let found = found.take_while(|((of, key), _)| *of == space && key.starts_with(prefix));
         found.map(|((_, key), value)| (key.clone(), value.clone())).collect()
     }
 

@@ -4,13 +4,13 @@
 //! under paused time, from one plan: the same plan gives the same run. Faults happen, clients work, and a checker that knows
 //! every invocation and answer verifies what the store promises.
 //!
-//! - [`plan`]: what a run will be, as data, drawn from a seed or written by hand.
+//! - [`plan`]: what a run will be, as data, drawn from a seed or written by hand ([`plans`]).
 //! - [`run`]: a plan from beginning to end; [`batch`]: many of them.
 //! - [`network`]: datagrams with latency, loss, doubling, reordering and cut links; [`disk`]: a store that loses at a crash what
 //!   was not synced, and whose operations may fail; [`gate`]: a process that stands still.
 //! - [`world`]: hosts, clocks, starting and ending nodes.
 //! - [`buckets`], [`workload`]: what clients do; [`history`]: what they asked and were answered.
-//! - [`checker`]: the promises, held against that history; [`replicas`]: what the nodes hold.
+//! - [`checker`]: the promises, held against that history; [`replicas`], [`copies`]: what the nodes hold.
 //! - [`report`], [`log`]: what a person reads; [`shrink`]: less of it.
 //! - [`planted`]: bugs that the checker must catch.
 
@@ -18,6 +18,7 @@ pub mod batch;
 pub mod buckets;
 pub mod checker;
 mod converge;
+pub mod copies;
 pub mod disk;
 mod draw;
 mod faults;
@@ -27,6 +28,7 @@ pub mod history;
 pub mod log;
 pub mod network;
 pub mod plan;
+pub mod plans;
 pub mod planted;
 pub mod replicas;
 pub mod report;

@@ -102,25 +102,15 @@ fn fail(report: Report, budget: Duration) -> ExitCode {
 fn planted(jobs: usize) -> ExitCode {
     use dynkv_sim::planted::{Caught, hunt_all};
 
-    let mut all_caught = true;
     println!("{:<28} {:>5} of at most {:<5} by", "bug", "seeds", "");
-    for Caught { bug, seeds_max, caught } in hunt_all(jobs) {
+    let hunted = hunt_all(jobs, |Caught { bug, seeds_max, caught }| {
         let name = format!("{bug:?}");
         match caught {
-            Some((seeds, report)) => {
-                let promise = report.verdict.err().map(|violation| violation.promise).unwrap_or_default();
-                println!(
-                    "{name:<28} {seeds:>5} of at most {seeds_max:<5} {promise} (seed {})",
-                    report.plan.seed
-                );
-            }
-            None => {
-                all_caught = false;
-                println!("{name:<28} not caught within {seeds_max} seeds");
-            }
+            Some((seeds, by)) => println!("{name:<28} {seeds:>5} of at most {seeds_max:<5} {by}"),
+            None => println!("{name:<28} not caught within {seeds_max} seeds"),
         }
-    }
-    if all_caught { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    });
+    if hunted.iter().all(|hunt| hunt.caught.is_some()) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 #[cfg(not(dynkv_planted))]

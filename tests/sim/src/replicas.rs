@@ -4,12 +4,13 @@ use std::{collections::BTreeMap, fmt};
 
 use dynkv_node::storage::Space;
 use dynkv_proto::{Actor, State};
-use dynkv_ring::NodeId;
+use dynkv_ring::{NodeId, PartitionId};
 
-use crate::{history::Key, world::World};
+use crate::{disk::Disk, history::Key, world::World};
 
-/// Where the state begins in a record (`docs/storage.md`).
+/// Where the state begins in a record, and the record in a hint (`docs/storage.md`).
 const STATE_AT: usize = 25;
+const RECORD_AT: usize = 24;
 
 /// One replica's record of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +50,7 @@ pub fn of_key(world: &World, nodes: usize, key: &Key) -> Vec<Replica> {
 pub fn all(world: &World, nodes: usize) -> Records {
     let mut found = Records::new();
     for host in world.hosts.iter().take(nodes) {
-        for (key, record) in host.disk.content(Space::Records) {
+        for (key, record) in host.disk.content(Space::Records, &[]) {
             let (name, record) = (split(&key), decode(host.id, &record));
             let (Some(name), Some(record)) = (name, record) else {
                 panic!("the disk of {} holds a record that is none", host.id);
@@ -58,6 +59,37 @@ pub fn all(world: &World, nodes: usize) -> Records {
         }
     }
     found
+}
+
+/// What `node` holds of `key` on its disk: as a home, and in hints by their targets.
+pub fn held(
+    node: NodeId,
+    disk: &Disk,
+    partition: PartitionId,
+    key: &Key,
+) -> (Option<Replica>, Vec<(NodeId, Replica)>) {
+    let record_key = join(partition, key);
+    let mut records = disk.content(Space::Records, &record_key).into_iter();
+    // Others may go on where this key ends.
+    let record =
+        records.find(|(found, _)| *found == record_key).and_then(|(_, record)| decode(node, &record));
+    let mut prefix = vec![b'h'];
+    prefix.extend((record_key.len() as u16).to_be_bytes());
+    prefix.extend(&record_key);
+    let hints = disk.content(Space::Hints, &prefix).into_iter().filter_map(|(found, hint)| {
+        let target = std::str::from_utf8(&found[prefix.len()..]).ok()?.parse().ok()?;
+        Some((target, decode(node, &hint.slice(RECORD_AT.min(hint.len())..))?))
+    });
+    (record, hints.collect())
+}
+
+fn join(partition: PartitionId, key: &Key) -> Vec<u8> {
+    let (bucket, name) = (key.bucket.name().as_bytes(), key.name.as_bytes());
+    let mut record_key = (partition.0 as u16).to_be_bytes().to_vec();
+    record_key.push(bucket.len() as u8);
+    record_key.extend(bucket);
+    record_key.extend(name);
+    record_key
 }
 
 /// A record's key: partition (u16), length of the bucket's name (u8), the name, the key.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::{
     buckets::Bucket,
     checker::{Circumstances, Violation, check},
+    copies::Copies,
     faults::Nemesis,
     heal::{self, Last},
     history::{Ending, GetRecord, History},
@@ -115,10 +116,10 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         let client = world.client(Duration::from_millis(session.timeout_ms)).await;
         clients.insert(session.number, world.latest_client());
         let keys = [&plan.keys[..], &Plan::own_keys(session.number)].concat();
-        sessions.push((
-            session,
-            Session::new(session.number, client, keys, history.clone(), world.log.clone(), session.seed),
-        ));
+        let mut worker =
+            Session::new(session.number, client, keys, history.clone(), world.log.clone(), session.seed);
+        worker.copies = Some(Copies::new(&world, plan.nodes));
+        sessions.push((session, worker));
     }
     let begin = Instant::now();
     let until = begin + plan.duration();

@@ -9,6 +9,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
 use crate::{
+    copies::Copies,
     history::{Ending, GetRecord, Key, PutRecord, SeenVersion, SharedHistory, decode, lock, parse_dot},
     log::Log,
 };
@@ -66,6 +67,8 @@ pub struct Session {
     pub log: Log,
     /// Its choices.
     pub random: StdRng,
+    /// Where the copies of what it has written are counted.
+    pub copies: Option<Copies>,
     kept: Vec<(Key, Context)>,
     /// What the last put of each key returned.
     own: BTreeMap<Key, Context>,
@@ -90,6 +93,7 @@ impl Session {
             history,
             log,
             random,
+            copies: None,
             kept: Vec::new(),
             own: BTreeMap::new(),
             written: 0,
@@ -234,6 +238,7 @@ impl Session {
             attempts: 1,
             ended_at: None,
             ending: Ending::Unknown,
+            copies: None,
         };
         let at = {
             let mut history = lock(&self.history);
@@ -266,9 +271,16 @@ impl Session {
             Err(error) => format!("{:?}: {error}", error.outcome()),
         };
         self.log.note_key(key, format!("s{} put {key} {what}: {shown}", self.number));
+        let copies = match (&self.copies, &ending) {
+            (Some(copies), Ending::Done { dot, .. }) => {
+                Some(copies.count(self.client.view().ring(), key, dot))
+            }
+            _ => None,
+        };
         {
             let mut history = lock(&self.history);
             history.puts[at].ending = ending;
+            history.puts[at].copies = copies;
             history.puts[at].ended_at = Some(Instant::now());
         }
         let context = answer.ok()?.context;
