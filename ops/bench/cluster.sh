@@ -1,0 +1,72 @@
+# Sourced by other scripts here: a cluster of processes of this machine, in a temporary folder, on free ports of loopback.
+#
+# Environment: DYN (the binary; built here when unset), TMPDIR (whose disk is used).
+
+dir=$(mktemp -d "${TMPDIR:-/tmp}/dyn-bench-XXXXXX")
+pids=() # Of nodes, by their numbers from 1.
+others=()
+
+note() { echo "$*" >&2; }
+fail() { note "$0: $*"; exit 1; }
+
+clean_up() {
+    for pid in "${pids[@]}" "${others[@]}"; do kill "$pid" 2>/dev/null || true; done
+    for pid in "${pids[@]}" "${others[@]}"; do wait "$pid" 2>/dev/null || true; done
+    rm -rf "$dir"
+}
+trap clean_up EXIT
+trap 'exit 130' INT TERM
+
+if [ -z "${DYN:-}" ]; then
+    (cd "$(dirname "${BASH_SOURCE[0]}")/../.." && cargo build --release --locked -p dynkv-cli >&2)
+    DYN=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && cargo metadata --format-version 1 --no-deps |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/dyn
+fi
+
+# A free UDP port of loopback; somebody may take it in between, which shows as a node that does not start.
+free_port() { python3 -c 'import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+
+now_ms() { date +%s%3N; }
+
+# start_node NUMBER: starts it, or starts it again.
+start_node() {
+    "$DYN" node start --data-dir "$dir/d$1" --listen "127.0.0.1:${ports[$1]}" "${seeds[@]}" \
+        --ca "$dir/certs/ca.pem" --certificate "$dir/certs/n$1.pem" --key "$dir/certs/n$1.key" >>"$dir/n$1.log" 2>&1 &
+    pids[$1]=$!
+}
+
+# stop_node NUMBER SIGNAL
+stop_node() {
+    kill "-$2" "${pids[$1]}"
+    wait "${pids[$1]}" 2>/dev/null || true
+}
+
+# found_cluster NODES: starts that many nodes and founds a cluster with them. DYN_CLUSTER is set.
+found_cluster() {
+    local members=() number
+    seeds=()
+    ports=()
+    "$DYN" cert ca --cluster bench --dir "$dir/ca" >/dev/null
+    for number in $(seq 1 "$1"); do
+        ports[number]=$(free_port)
+        seeds+=(--seed "127.0.0.1:${ports[number]}")
+        members+=(--member "n$number=127.0.0.1:${ports[number]}")
+        "$DYN" cert node --ca "$dir/ca" --out "$dir/certs" "n$number" >/dev/null
+    done
+    export DYN_CLUSTER="$dir/operator.toml"
+    "$DYN" cert client operator --ca "$dir/ca" --out "$DYN_CLUSTER" --role admin "${seeds[@]}" >/dev/null
+    for number in $(seq 1 "$1"); do start_node "$number"; done
+    local attempt
+    for attempt in $(seq 1 50); do
+        if "$DYN" cluster create "${members[@]}" >"$dir/create.log" 2>&1; then return; fi
+        sleep 0.2
+    done
+    cat "$dir/create.log" >&2
+    fail "the cluster was not founded"
+}
+
+# metric NODE NAME: one figure of `dyn metrics`; empty when the node does not answer.
+metric() { ("$DYN" metrics "n$1" 2>/dev/null || true) | awk -v name="dynkv_$2" '$1 == name { print $2 }'; }
+
+# total NAME: a figure summed over all nodes that answer.
+total() { ("$DYN" metrics 2>/dev/null || true) | awk -v name="dynkv_$1" '$1 == name { sum += $2 } END { print sum + 0 }'; }
