@@ -183,6 +183,41 @@ impl Disk {
         state.current = snapshot.1.clone();
     }
 
+    /// Flips a bit of about one in `one_in` entries of `space`. Returns of how many.
+    pub fn rot(&self, space: Space, one_in: u32) -> usize {
+        self.spoil(space, one_in, |bytes, random| {
+            let mut bytes = bytes.to_vec();
+            let bit = random.random_range(0..bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            Some(bytes.into())
+        })
+    }
+
+    /// Takes about one in `one_in` entries of `space` away. Returns how many.
+    pub fn forget(&self, space: Space, one_in: u32) -> usize {
+        self.spoil(space, one_in, |_, _| None)
+    }
+
+    fn spoil(
+        &self,
+        space: Space,
+        one_in: u32,
+        mut change: impl FnMut(&Bytes, &mut StdRng) -> Option<Bytes>,
+    ) -> usize {
+        let mut state = self.state();
+        let State { random, current, synced, .. } = &mut *state;
+        let mut spoilt = Overlay::new();
+        for (key, value) in current.iter().filter(|((of, _), _)| *of == space) {
+            if random.random_range(0..one_in) == 0 {
+                spoilt.insert(key.clone(), change(value, random));
+            }
+        }
+        let count = spoilt.len();
+        apply(synced, spoilt.clone());
+        apply(current, spoilt);
+        count
+    }
+
     /// Lets operations fail; the next mount ends it, too.
     pub fn set_trouble(&self, trouble: Option<Trouble>) {
         self.state().trouble.set(trouble);
