@@ -236,6 +236,11 @@ impl Disk {
         found.map(|((_, key), value)| (key.clone(), value.clone())).collect()
     }
 
+    /// How many entries a reader sees in `space`.
+    pub fn count(&self, space: Space) -> usize {
+        self.state().current.keys().filter(|(of, _)| *of == space).count()
+    }
+
     /// How long things take from now on.
     pub fn set_speed(&self, speed: Speed) {
         self.state().speed = speed;
@@ -284,6 +289,9 @@ impl State {
         if self.fails(Operation::Read) { Err(failed("a simulated read error")) } else { Ok(()) }
     }
 }
+
+/// Entries taken at a time by a scan.
+const SCANNED: usize = 64;
 
 fn failed(reason: &str) -> StorageError {
     StorageError::Failed { reason: reason.into() }
@@ -398,22 +406,24 @@ impl Storage for SimStorage {
         from: &[u8],
         visit: &mut Visit<'_>,
     ) -> Result<(), StorageError> {
-        let start = (space, Bytes::copy_from_slice(prefix.max(from)));
-        let entries: Vec<_> = {
-            let state = self.state()?;
-            state.try_read()?;
-            let range = state.current.range((Bound::Included(start), Bound::Unbounded));
-            range
-                .take_while(|((found, key), _)| *found == space && key.starts_with(prefix))
-                .map(|((_, key), value)| (key.clone(), value.clone()))
-                .collect()
-        };
-        for (key, value) in entries {
-            if visit(key, value) == ControlFlow::Break(()) {
-                break;
+        self.state()?.try_read()?;
+        let mut start = Bound::Included((space, Bytes::copy_from_slice(prefix.max(from))));
+        // Not under the lock, which visitors take again; and no more at a time than most of them want.
+        loop {
+            let entries: Vec<_> = {
+                let state = self.state()?;
+                let range = state.current.range((start, Bound::Unbounded));
+                let wanted = range.take_while(|((found, key), _)| *found == space && key.starts_with(prefix));
+                wanted.take(SCANNED).map(|((_, key), value)| (key.clone(), value.clone())).collect()
+            };
+            let Some((last, _)) = entries.last() else { return Ok(()) };
+            start = Bound::Excluded((space, last.clone()));
+            for (key, value) in entries {
+                if visit(key, value) == ControlFlow::Break(()) {
+                    return Ok(());
+                }
             }
         }
-        Ok(())
     }
 
     fn submit(&self, durability: Durability, apply: Apply) -> Result<(), StorageError> {
