@@ -56,7 +56,7 @@ fn heals(keys: usize, within: Duration) {
             more("tree_messages")
         );
         assert!(bytes < 2 * states, "{bytes} bytes for {states} bytes of records");
-        assert!(moved as usize <= keys + keys / 20, "{moved} states for {keys} keys");
+        assert!(moved as usize <= keys + keys / 10, "{moved} states for {keys} keys");
         client.close().await;
     });
     runtime.shutdown_background();
