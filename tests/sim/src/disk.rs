@@ -183,6 +183,41 @@ impl Disk {
         state.current = snapshot.1.clone();
     }
 
+    /// Flips a bit of about one in `one_in` entries of `space`. Returns of how many.
+    pub fn rot(&self, space: Space, one_in: u32) -> usize {
+        self.spoil(space, one_in, |bytes, random| {
+            let mut bytes = bytes.to_vec();
+            let bit = random.random_range(0..bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            Some(bytes.into())
+        })
+    }
+
+    /// Takes about one in `one_in` entries of `space` away. Returns how many.
+    pub fn forget(&self, space: Space, one_in: u32) -> usize {
+        self.spoil(space, one_in, |_, _| None)
+    }
+
+    fn spoil(
+        &self,
+        space: Space,
+        one_in: u32,
+        mut change: impl FnMut(&Bytes, &mut StdRng) -> Option<Bytes>,
+    ) -> usize {
+        let mut state = self.state();
+        let State { random, current, synced, .. } = &mut *state;
+        let mut spoilt = Overlay::new();
+        for (key, value) in current.iter().filter(|((of, _), _)| *of == space) {
+            if random.random_range(0..one_in) == 0 {
+                spoilt.insert(key.clone(), change(value, random));
+            }
+        }
+        let count = spoilt.len();
+        apply(synced, spoilt.clone());
+        apply(current, spoilt);
+        count
+    }
+
     /// Lets operations fail; the next mount ends it, too.
     pub fn set_trouble(&self, trouble: Option<Trouble>) {
         self.state().trouble.set(trouble);
@@ -199,6 +234,11 @@ impl Disk {
         let found = state.current.range((space, Bytes::copy_from_slice(prefix))..);
         let found = found.take_while(|((of, key), _)| *of == space && key.starts_with(prefix));
         found.map(|((_, key), value)| (key.clone(), value.clone())).collect()
+    }
+
+    /// How many entries a reader sees in `space`.
+    pub fn count(&self, space: Space) -> usize {
+        self.state().current.keys().filter(|(of, _)| *of == space).count()
     }
 
     /// How long things take from now on.
@@ -249,6 +289,9 @@ impl State {
         if self.fails(Operation::Read) { Err(failed("a simulated read error")) } else { Ok(()) }
     }
 }
+
+/// Entries taken at a time by a scan.
+const SCANNED: usize = 64;
 
 fn failed(reason: &str) -> StorageError {
     StorageError::Failed { reason: reason.into() }
@@ -363,22 +406,24 @@ impl Storage for SimStorage {
         from: &[u8],
         visit: &mut Visit<'_>,
     ) -> Result<(), StorageError> {
-        let start = (space, Bytes::copy_from_slice(prefix.max(from)));
-        let entries: Vec<_> = {
-            let state = self.state()?;
-            state.try_read()?;
-            let range = state.current.range((Bound::Included(start), Bound::Unbounded));
-            range
-                .take_while(|((found, key), _)| *found == space && key.starts_with(prefix))
-                .map(|((_, key), value)| (key.clone(), value.clone()))
-                .collect()
-        };
-        for (key, value) in entries {
-            if visit(key, value) == ControlFlow::Break(()) {
-                break;
+        self.state()?.try_read()?;
+        let mut start = Bound::Included((space, Bytes::copy_from_slice(prefix.max(from))));
+        // Not under the lock, which visitors take again; and no more at a time than most of them want.
+        loop {
+            let entries: Vec<_> = {
+                let state = self.state()?;
+                let range = state.current.range((start, Bound::Unbounded));
+                let wanted = range.take_while(|((found, key), _)| *found == space && key.starts_with(prefix));
+                wanted.take(SCANNED).map(|((_, key), value)| (key.clone(), value.clone())).collect()
+            };
+            let Some((last, _)) = entries.last() else { return Ok(()) };
+            start = Bound::Excluded((space, last.clone()));
+            for (key, value) in entries {
+                if visit(key, value) == ControlFlow::Break(()) {
+                    return Ok(());
+                }
             }
         }
-        Ok(())
     }
 
     fn submit(&self, durability: Durability, apply: Apply) -> Result<(), StorageError> {

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
+use dynkv_node::storage::Space;
 use tokio::time::Instant;
 
 use crate::{
@@ -145,6 +146,15 @@ impl<'a> Nemesis<'a> {
                 world.start(double);
                 self.doubles.insert(index, double);
             }
+            What::Rot(node, one_in) => {
+                let spoilt = world.hosts[*node].disk.rot(Space::Records, *one_in);
+                world.log.note(format!("a bit flips in {spoilt} records"));
+            }
+            What::Drift(node, one_in) => {
+                let disk = &world.hosts[*node].disk;
+                let spoilt = disk.rot(Space::Digests, *one_in) + disk.forget(Space::Digests, *one_in);
+                world.log.note(format!("{spoilt} entries of the index go wrong"));
+            }
         }
         world.log.note(format!("({})", fault.what));
         self.sighted(kind.plural());
@@ -186,6 +196,8 @@ impl<'a> Nemesis<'a> {
             What::Trouble(node, _) => world.hosts[*node].disk.set_trouble(None),
             What::FullDisk(node) => world.hosts[*node].disk.set_full(false),
             What::Clock(node, _) => world.set_skew(*node, 0),
+            // Whoever notices mends it.
+            What::Rot(..) | What::Drift(..) => {}
             What::Clone(_) => {
                 if let Some(double) = self.doubles.remove(&index) {
                     world.kill(double);

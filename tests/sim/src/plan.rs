@@ -99,6 +99,10 @@ pub enum What {
     Restore(usize, u64),
     /// A second process runs on a copy of a node's disk, at another address.
     Clone(usize),
+    /// A bit flips in about one of so many records of a disk.
+    Rot(usize, u32),
+    /// A node's digest index loses or changes about one of so many entries: nobody knows how.
+    Drift(usize, u32),
 }
 
 /// An end of a link.
@@ -130,11 +134,13 @@ pub enum Kind {
     Wipe,
     Restore,
     Clone,
+    Rot,
+    Drift,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 16] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Kill,
         Kind::PowerLoss,
         Kind::Blackout,
@@ -151,11 +157,13 @@ impl Kind {
         Kind::Wipe,
         Kind::Restore,
         Kind::Clone,
+        Kind::Rot,
+        Kind::Drift,
     ];
 
-    /// Whether it costs a disk, of which a run may lose one.
+    /// Whether it costs a disk, or some of one, of which a run may lose one.
     pub fn loses_disk(self) -> bool {
-        matches!(self, Kind::Wipe | Kind::Restore | Kind::Clone)
+        matches!(self, Kind::Wipe | Kind::Restore | Kind::Clone | Kind::Rot)
     }
 
     /// What it is called in a summary.
@@ -177,6 +185,8 @@ impl Kind {
             Kind::Wipe => "wiped disks",
             Kind::Restore => "restored disks",
             Kind::Clone => "cloned disks",
+            Kind::Rot => "rotten disks",
+            Kind::Drift => "drifted indexes",
         }
     }
 }
@@ -201,6 +211,8 @@ impl What {
             What::Wipe(_) => Kind::Wipe,
             What::Restore(..) => Kind::Restore,
             What::Clone(_) => Kind::Clone,
+            What::Rot(..) => Kind::Rot,
+            What::Drift(..) => Kind::Drift,
         }
     }
 }
@@ -368,6 +380,12 @@ impl fmt::Display for What {
             }
             What::Clone(index) => {
                 write!(f, "a second process runs on a copy of the disk of {}", node(*index))
+            }
+            What::Rot(index, one_in) => {
+                write!(f, "a bit flips in one of {one_in} records on the disk of {}", node(*index))
+            }
+            What::Drift(index, one_in) => {
+                write!(f, "one of {one_in} entries of the digest index of {} goes wrong", node(*index))
             }
         }
     }

@@ -82,7 +82,7 @@ pub fn add(sum: &mut Sightings, seen: &Sightings) {
 }
 
 /// What must have happened in a batch of some hundred runs, or the batch proves nothing.
-pub const SOMETIMES: [&str; 35] = [
+pub const SOMETIMES: [&str; 39] = [
     // Faults.
     "kills",
     "power losses",
@@ -100,6 +100,8 @@ pub const SOMETIMES: [&str; 35] = [
     "wiped disks",
     "restored disks",
     "cloned disks",
+    "rotten disks",
+    "drifted indexes",
     "restarts",
     // What clients saw.
     "puts done",
@@ -120,6 +122,8 @@ pub const SOMETIMES: [&str; 35] = [
     "nodes: comparisons_equal",
     "nodes: states_pulled",
     "nodes: states_pushed",
+    "nodes: records_healed",
+    "nodes: tree_drifts",
     "repairs after healing",
 ];
 
