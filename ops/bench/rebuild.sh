@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# How replicas become equal again by themselves, on three processes:
+#
+#   ops/bench/rebuild.sh
+#
+# 1. n3 is stopped, its data directory is removed, it is started again: how long until it has every key, what moved beyond the
+#    data, and what clients' 99th percentile did meanwhile.
+# 2. n3's disk is restored from a copy that lacks CHANGED overwrites: what moved.
+#
+# Environment: KEYS (1000000, 1 KiB each), RATE of operations a second (1000: half gets, half get-then-put), CHANGED (10), DYN, TMPDIR.
+set -euo pipefail
+. "$(dirname "$0")/cluster.sh"
+
+keys=${KEYS:-1000000}
+rate=${RATE:-1000}
+changed=${CHANGED:-10}
+
+# records NODE: how many the store of a node has, about; 0 when it does not answer.
+records() { ("$DYN" status --json 2>/dev/null || true) | python3 -c '
+import json, sys
+try:
+    nodes = json.load(sys.stdin)["nodes"]
+    print(next((node.get("records") or 0 for node in nodes if node["node"] == sys.argv[1]), 0))
+except (ValueError, KeyError):
+    print(0)' "n$1"; }
+
+# foreground SECONDS: prints p99 in us of gets and of puts under the load.
+foreground() {
+    "$DYN" bench --phases f --keys "$keys" --popularity uniform --rate "$rate" --seconds "$1" --warm-up 1 --json 2>/dev/null |
+        python3 -c '
+import json, sys
+latency = json.load(sys.stdin)["phases"][0]["latency_us"]
+print(" ".join(f"{name}: p50 {round(of[chr(112) + chr(53) + chr(48)])} p99 {round(of[chr(112) + chr(57) + chr(57)])} us;" for name, of in latency.items()))'
+}
+
+# still: waits until no states have moved for ten seconds.
+still() {
+    local before after quiet=0
+    before=$(moved)
+    while [ "$quiet" -lt 10 ]; do
+        sleep 1
+        after=$(moved)
+        if [ "$after" = "$before" ]; then quiet=$((quiet + 1)); else quiet=0; fi
+        before=$after
+    done
+}
+moved() { echo $(($(total states_pulled_total) + $(total states_pushed_total))); }
+
+found_cluster 3
+note "loading $keys keys"
+"$DYN" bench --phases load --keys "$keys" >"$dir/load.log" 2>&1
+still
+echo "before: $(foreground 20)"
+echo "before: $(foreground 20)"
+
+stop_node 3 TERM
+rm -rf "$dir/d3"
+states_before=$(moved)
+bytes_before=$(total tree_bytes_total)
+messages_before=$(total tree_messages_total)
+start_node 3
+begun=$(now_ms)
+(while [ ! -e "$dir/complete" ]; do echo "meanwhile: $(foreground 10)"; done) &
+others+=($!)
+until [ "$(records 3)" -ge "$keys" ]; do
+    [ $(($(now_ms) - begun)) -lt 3600000 ] || fail "not complete within an hour: $(records 3) of $keys"
+    sleep 1
+done
+took=$(($(now_ms) - begun))
+touch "$dir/complete"
+bytes=$(($(total tree_bytes_total) - bytes_before))
+echo "complete ${took} ms after the process was started, $(records 3) records"
+echo "moved: $(($(moved) - states_before)) states, $(($(total tree_messages_total) - messages_before)) messages, $bytes bytes;" \
+    "beyond the values: $((bytes - keys * 1024)) bytes"
+wait "${others[-1]}" || true
+still
+echo "after: $(foreground 20)"
+
+# A copy of the disk, some overwrites, the copy in its place.
+still
+stop_node 3 TERM
+cp -r "$dir/d3" "$dir/copy"
+start_node 3
+until [ "$(records 3)" -ge "$keys" ]; do sleep 1; done
+still
+for number in $(seq 1 "$changed"); do echo "changed $number" | "$DYN" put "bench-old/key$number" - >/dev/null; done
+still
+stop_node 3 TERM
+rm -rf "$dir/d3"
+mv "$dir/copy" "$dir/d3"
+states_before=$(moved)
+bytes_before=$(total tree_bytes_total)
+messages_before=$(total tree_messages_total)
+comparisons_before=$(total comparisons_total)
+start_node 3
+until [ "$(records 3)" -ge "$keys" ]; do sleep 1; done
+sleep 2
+still
+echo "an old disk that lacks $changed keys: $(($(moved) - states_before)) states moved," \
+    "$(($(total comparisons_total) - comparisons_before)) comparisons, those that find nothing among them," \
+    "$(($(total tree_messages_total) - messages_before)) messages, $(($(total tree_bytes_total) - bytes_before)) bytes"
