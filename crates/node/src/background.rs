@@ -1,25 +1,44 @@
 //! Background work: one place that bounds all of it, and gives way to the foreground (paper, section 6.5).
 //!
-//! Whoever does something that no client waits for asks here first. How many pieces may be under way at once follows the
-//! 99th percentile of the foreground's latency: it shrinks quickly while that is above the target, and grows slowly else.
+//! Whoever does something that no client waits for asks here first. How much may be under way follows the 99th percentile of the
+//! foreground's latency: it shrinks quickly while that is above the target, and grows slowly else. The target is what the
+//! foreground takes while there is nothing to do in the background, and a fifth more.
+//!
+//! *Fewer at once is not less.* On a fast network four pieces under way at once use all of a processor. So a share of less than
+//! four is four with pauses: whoever has had a turn leaves its slot idle for as many times as long as it took.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
 use hdrhistogram::Histogram;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
+    time::Instant,
+};
 
 use crate::{metrics::Metrics, shared::Shared};
 
 /// How many kinds there are.
 const KINDS: usize = 5;
 
-/// Pieces under way at once, at least: work goes on, however slow the foreground is.
-const SHARE_MIN: usize = 4;
-const SHARE_MAX: usize = 64;
+/// A share of one piece under way all the time.
+const PIECE: u32 = 16;
+
+/// The share at least: work goes on, however slow the foreground is. And at most.
+const SHARE_MIN: u32 = PIECE / 4;
+const SHARE_MAX: u32 = 64 * PIECE;
+
+/// The share with which work begins beside a foreground: more when that has been seen not to suffer.
+const SHARE_BEGIN: u32 = 4 * PIECE;
+
+/// Pieces under way at once, at least: one that takes long does not hold up all others.
+const SLOTS_MIN: u32 = 4;
 
 /// Pieces of one kind that may wait for their turn; more are dropped, for each kind has a way to come back to what it
 /// left out (the next read, the next pass over the hints).
@@ -28,13 +47,22 @@ const WAITING_MAX: usize = 4096;
 /// Puts that have been answered and still wait for homes. Each holds its state.
 const LINGERING_MAX: usize = 16_384;
 
-/// The foreground's 99th percentile that background work must not exceed: four syncs of a slow disk.
-const TARGET_P99: Duration = Duration::from_millis(50);
+/// The foreground's 99th percentile that background work must never exceed (four syncs of a slow disk), and below which it need
+/// not give way.
+const TARGET_P99_MAX: Duration = Duration::from_millis(50);
+const TARGET_P99_MIN: Duration = Duration::from_millis(2);
+
+/// Pieces begun in a period with which the foreground is as good as alone.
+const CALM_PIECES: u64 = 20;
+
+/// How long a slot is idle at most: a piece that has waited for an answer in vain has not used anything meanwhile.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Foreground requests below which their latencies say nothing.
-const SAMPLES_MIN: u64 = 50;
+const SAMPLES_MIN: u64 = 200;
 
-/// How often the share is set anew, and how many such periods are looked back at.
+/// How often the share is set anew, and how many such periods are looked back at: fewer after a cut, so that the next one is
+/// made for what has come of it.
 const PERIOD: Duration = Duration::from_secs(1);
 const PERIODS: usize = 10;
 
@@ -61,7 +89,24 @@ pub(crate) struct WorkLabel {
 
 /// A piece of work that may begin; it ends when this is dropped.
 pub(crate) struct Turn {
-    _permit: OwnedSemaphorePermit,
+    permit: Option<OwnedSemaphorePermit>,
+    begun: Instant,
+    pause: Arc<AtomicU32>,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let pause = self.begun.elapsed() * self.pause.load(Ordering::Relaxed) / PIECE;
+        if let Some(permit) = self.permit.take()
+            && !pause.is_zero()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move {
+                tokio::time::sleep(pause.min(PAUSE_MAX)).await;
+                drop(permit);
+            });
+        }
+    }
 }
 
 /// Admission to background work.
@@ -70,17 +115,23 @@ pub(crate) struct Background {
     waiting: Mutex<[usize; KINDS]>,
     lingering: Semaphore,
     foreground: Mutex<Window>,
+    /// How many times as long as it took a piece leaves its slot idle, in sixteenths ([`PIECE`]).
+    pause: Arc<AtomicU32>,
+    /// Pieces begun in this period.
+    begun: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Background {
     pub(crate) fn new(metrics: Arc<Metrics>) -> Background {
-        metrics.background_share.set(SHARE_MAX as i64);
+        metrics.background_share.set(f64::from(SHARE_MAX / PIECE));
         Background {
-            slots: Arc::new(Semaphore::new(SHARE_MAX)),
+            slots: Arc::new(Semaphore::new((SHARE_MAX / PIECE) as usize)),
             waiting: Mutex::default(),
             lingering: Semaphore::new(LINGERING_MAX),
             foreground: Mutex::new(Window::default()),
+            pause: Arc::default(),
+            begun: AtomicU64::new(0),
             metrics,
         }
     }
@@ -89,8 +140,7 @@ impl Background {
     pub(crate) async fn turn(&self, work: Work) -> Option<Turn> {
         let label = WorkLabel { work };
         if let Ok(permit) = self.slots.clone().try_acquire_owned() {
-            self.metrics.background_begun.get_or_create(&label).inc();
-            return Some(Turn { _permit: permit });
+            return Some(self.begin(permit, &label));
         }
         let Some(_waiting) = Waiting::enter(self, work) else {
             self.metrics.background_left_out.get_or_create(&label).inc();
@@ -98,8 +148,13 @@ impl Background {
         };
         // The semaphore is never closed.
         let permit = self.slots.clone().acquire_owned().await.ok()?;
-        self.metrics.background_begun.get_or_create(&label).inc();
-        Some(Turn { _permit: permit })
+        Some(self.begin(permit, &label))
+    }
+
+    fn begin(&self, permit: OwnedSemaphorePermit, label: &WorkLabel) -> Turn {
+        self.metrics.background_begun.get_or_create(label).inc();
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        Turn { permit: Some(permit), begun: Instant::now(), pause: self.pause.clone() }
     }
 
     /// Lets a put that has been answered stay for the homes that have not. `None` when too many do: what those homes lack is
@@ -150,32 +205,95 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub(crate) async fn control(node: Arc<Shared>) {
     let background = &node.background;
     let mut share = SHARE_MAX;
+    let mut slots = slots_of(share);
+    let mut calm = Calm::default();
     // What could not be taken away yet, because it was in use.
     let mut owed = 0;
     loop {
         tokio::time::sleep(PERIOD).await;
-        let p99 = lock(&background.foreground).turn();
-        let next = next_share(share, p99);
-        if next > share {
-            let more = next - share;
+        let foreground = lock(&background.foreground).turn();
+        calm.observe(foreground, background.begun.swap(0, Ordering::Relaxed));
+        let before = share;
+        share = next_share(share, foreground, calm.target());
+        if share < before {
+            *lock(&background.foreground) = Window::default();
+        } else if calm.is_calm() && foreground != Foreground::Absent {
+            share = share.min(SHARE_BEGIN);
+        }
+        let next = slots_of(share);
+        if next > slots {
+            let more = next - slots;
             let kept = more.min(owed);
             owed -= kept;
             background.slots.add_permits(more - kept);
         } else {
-            owed += share - next;
+            owed += slots - next;
         }
         owed -= background.slots.forget_permits(owed);
-        share = next;
-        background.metrics.background_share.set(share as i64);
+        slots = next;
+        background.pause.store(pause_of(share), Ordering::Relaxed);
+        background.metrics.background_share.set(f64::from(share) / f64::from(PIECE));
     }
 }
 
-/// The share after a look at the foreground's 99th percentile; `None`: hardly anybody is there.
-fn next_share(share: usize, p99: Option<Duration>) -> usize {
-    match p99 {
-        Some(p99) if p99 > TARGET_P99 => (share / 2).max(SHARE_MIN),
-        Some(_) => (share + 2).min(SHARE_MAX),
-        None => (share * 2).min(SHARE_MAX),
+/// Pieces that may be under way at once.
+fn slots_of(share: u32) -> usize {
+    (share / PIECE).max(SLOTS_MIN) as usize
+}
+
+/// How many times as long as a piece took its slot is idle, in sixteenths.
+fn pause_of(share: u32) -> u32 {
+    (SLOTS_MIN * PIECE * PIECE / share).saturating_sub(PIECE)
+}
+
+/// What is known of the clients' requests of the last few periods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Foreground {
+    /// There were none.
+    Absent,
+    /// There were some, too few to have a percentile.
+    Few,
+    /// Their 99th percentile.
+    P99(Duration),
+}
+
+/// The share after a look at the foreground.
+fn next_share(share: u32, foreground: Foreground, target: Duration) -> u32 {
+    match foreground {
+        Foreground::P99(p99) if p99 > 2 * target => (share / 4).max(SHARE_MIN),
+        Foreground::P99(p99) if p99 > target => (share / 2).max(SHARE_MIN),
+        Foreground::P99(_) => (share + (share / 4).min(2 * PIECE)).min(SHARE_MAX),
+        Foreground::Few => share,
+        Foreground::Absent => (share * 2).min(SHARE_MAX),
+    }
+}
+
+/// What the foreground takes by itself.
+#[derive(Default)]
+struct Calm {
+    p99: Option<Duration>,
+    /// Periods since there was much to do in the background.
+    periods: usize,
+}
+
+impl Calm {
+    fn observe(&mut self, foreground: Foreground, pieces: u64) {
+        self.periods = if pieces < CALM_PIECES { self.periods + 1 } else { 0 };
+        if let Foreground::P99(p99) = foreground
+            && self.is_calm()
+        {
+            // Half of what it was is forgotten within seven seconds.
+            self.p99 = Some(self.p99.map_or(p99, |calm| (calm * 9 + p99) / 10));
+        }
+    }
+
+    /// Whether there was little to do for so long that the percentile is not one of busier periods.
+    fn is_calm(&self) -> bool {
+        self.periods >= PERIODS
+    }
+
+    fn target(&self) -> Duration {
+        self.p99.map_or(TARGET_P99_MAX, |calm| (calm * 6 / 5).clamp(TARGET_P99_MIN, TARGET_P99_MAX))
     }
 }
 
@@ -198,19 +316,23 @@ impl Window {
         self.periods[self.current].saturating_record(took.as_micros() as u64);
     }
 
-    /// Begins the next period. Returns the 99th percentile of all of them, if there are enough to have one.
-    fn turn(&mut self) -> Option<Duration> {
+    /// Begins the next period. Tells of all of them.
+    fn turn(&mut self) -> Foreground {
         let samples: u64 = self.periods.iter().map(Histogram::len).sum();
-        let p99 = (samples >= SAMPLES_MIN).then(|| {
-            let mut all = self.periods[0].clone();
-            for period in &self.periods[1..] {
-                all.add(period).expect("all have the same bounds");
+        let foreground = match samples {
+            0 => Foreground::Absent,
+            1..SAMPLES_MIN => Foreground::Few,
+            _ => {
+                let mut all = self.periods[0].clone();
+                for period in &self.periods[1..] {
+                    all.add(period).expect("all have the same bounds");
+                }
+                Foreground::P99(Duration::from_micros(all.value_at_quantile(0.99)))
             }
-            Duration::from_micros(all.value_at_quantile(0.99))
-        });
+        };
         self.current = (self.current + 1) % PERIODS;
         self.periods[self.current].reset();
-        p99
+        foreground
     }
 }
 
@@ -222,34 +344,84 @@ mod tests {
 
     #[test]
     fn the_share_gives_way_quickly_and_comes_back_slowly() {
-        let slow = Some(TARGET_P99 + MS);
-        let quick = Some(TARGET_P99);
-        assert_eq!(next_share(64, slow), 32);
-        assert_eq!(next_share(SHARE_MIN, slow), SHARE_MIN);
-        assert_eq!(next_share(32, quick), 34);
-        assert_eq!(next_share(SHARE_MAX, quick), SHARE_MAX);
-        assert_eq!(next_share(20, None), 40);
+        let target = 10 * MS;
+        let next = |share, p99_ms: u32| next_share(share, Foreground::P99(p99_ms * MS), target);
+        assert_eq!(next(64 * PIECE, 11), 32 * PIECE);
+        assert_eq!(next(64 * PIECE, 21), 16 * PIECE);
+        assert_eq!(next(SHARE_MIN, 21), SHARE_MIN);
+        assert_eq!(next(32 * PIECE, 10), 34 * PIECE);
+        assert_eq!(next(SHARE_MIN, 10), SHARE_MIN + 1);
+        assert_eq!(next(SHARE_MAX, 10), SHARE_MAX);
+        assert_eq!(next_share(20, Foreground::Few, target), 20);
+        assert_eq!(next_share(20, Foreground::Absent, target), 40);
+    }
+
+    #[test]
+    fn below_four_at_once_a_share_is_four_with_pauses() {
+        for (share, slots, times_idle) in
+            [(64 * PIECE, 64, 0), (4 * PIECE, 4, 0), (PIECE, 4, 3), (SHARE_MIN, 4, 15)]
+        {
+            assert_eq!(slots_of(share), slots);
+            assert_eq!(pause_of(share), times_idle * PIECE, "{share}");
+        }
+    }
+
+    #[test]
+    fn the_target_follows_what_the_foreground_takes_by_itself() {
+        let mut calm = Calm::default();
+        assert_eq!(calm.target(), TARGET_P99_MAX);
+        (0..100).for_each(|_| calm.observe(Foreground::P99(10 * MS), 0));
+        assert_eq!(calm.target(), 12 * MS);
+        // What it takes beside much to do says nothing.
+        (0..100).for_each(|_| calm.observe(Foreground::P99(40 * MS), CALM_PIECES));
+        assert_eq!(calm.target(), 12 * MS);
+        (0..PERIODS - 1).for_each(|_| calm.observe(Foreground::P99(40 * MS), 0));
+        assert_eq!(calm.target(), 12 * MS);
+        (0..100).for_each(|_| calm.observe(Foreground::P99(40 * MS), 0));
+        assert!(calm.target() > 40 * MS);
+        (0..200).for_each(|_| calm.observe(Foreground::P99(MS / 10), 0));
+        assert_eq!(calm.target(), TARGET_P99_MIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slot_is_idle_after_a_piece() {
+        let background = Background::new(Arc::new(Metrics::new()));
+        background.slots.forget_permits((SHARE_MAX / PIECE) as usize - 1);
+        background.pause.store(3 * PIECE, Ordering::Relaxed);
+        let turn = background.turn(Work::ReadRepair).await;
+        tokio::time::advance(10 * MS).await;
+        drop(turn);
+        let begun = Instant::now();
+        assert!(background.turn(Work::ReadRepair).await.is_some());
+        assert!((30 * MS..33 * MS).contains(&begun.elapsed()));
     }
 
     #[test]
     fn a_slow_second_is_forgotten_after_the_window() {
         let mut window = Window::default();
-        assert_eq!(window.turn(), None);
-        (0..100).for_each(|_| window.record(200 * MS));
-        assert!(window.turn().is_some_and(|p99| p99 > TARGET_P99));
-        for _ in 1..PERIODS {
-            assert!(window.turn().is_some());
+        assert_eq!(window.turn(), Foreground::Absent);
+        (0..SAMPLES_MIN - 1).for_each(|_| window.record(200 * MS));
+        assert_eq!(window.turn(), Foreground::Few);
+        window.record(200 * MS);
+        let p99 = |window: &mut Window| match window.turn() {
+            Foreground::P99(p99) => p99,
+            other => panic!("{other:?}"),
+        };
+        assert!(p99(&mut window) > 100 * MS);
+        for _ in 2..PERIODS {
+            assert!(p99(&mut window) > 100 * MS);
         }
-        assert_eq!(window.turn(), None);
-        (0..100).for_each(|_| window.record(MS));
-        assert!(window.turn().is_some_and(|p99| p99 <= TARGET_P99));
+        assert_eq!(window.turn(), Foreground::Few);
+        assert_eq!(window.turn(), Foreground::Absent);
+        (0..SAMPLES_MIN).for_each(|_| window.record(MS));
+        assert!(p99(&mut window) <= 2 * MS);
     }
 
     #[tokio::test]
     async fn what_would_wait_too_long_is_left_out() {
         let background = Background::new(Arc::new(Metrics::new()));
         let mut turns = Vec::new();
-        for _ in 0..SHARE_MAX {
+        for _ in 0..SHARE_MAX / PIECE {
             turns.push(background.turn(Work::ReadRepair).await);
         }
         let waiting: Vec<_> =

@@ -1,6 +1,6 @@
 //! What a node counts. One registry per node: several nodes share a process in `dyn dev` and in tests.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, atomic::AtomicU64};
 
 use prometheus_client::{
     encoding::{EncodeLabelSet, EncodeLabelValue, text::encode},
@@ -101,7 +101,7 @@ metrics! {
     hints_damaged: Counter = Counter::default(), "Hints that could not be read and were given up";
     hints_not_placed: Counter = Counter::default(), "States for homes out of reach that no node took as a hint";
     puts_left_early: Counter = Counter::default(), "Answered puts that did not wait for their last homes because too many did";
-    background_share: Gauge = Gauge::default(), "Pieces of background work that may be under way at once";
+    background_share: Gauge<f64, AtomicU64> = Gauge::default(), "Pieces of background work that may be under way at once; below four: that may on average";
     background_begun: Family<WorkLabel, Counter> = Family::default(), "Pieces of background work begun";
     background_left_out: Family<WorkLabel, Counter> = Family::default(), "Pieces of background work left out because too many were waiting";
     put_ids: Gauge = Gauge::default(), "Put ids remembered for retries";
