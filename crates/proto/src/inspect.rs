@@ -1,7 +1,7 @@
 //! What operators ask to see of replicas: their trees, where two of them differ, and what each holds of a key.
 
 use dynkv_ring::NodeId;
-use dynkv_vclock::CausalContext;
+use dynkv_vclock::{CausalContext, Dot};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -183,6 +183,20 @@ array! {
         context: CausalContext<Actor>,
         /// Its versions, tombstones included.
         versions: Vec<HeldVersion>,
+    }
+}
+
+impl HeldState {
+    /// Whether it has all that `other` has, so that uniting the two would give it again.
+    ///
+    /// Contexts alone do not say it: in `lww` buckets a version goes although no context has replaced it.
+    pub fn covers(&self, other: &HeldState) -> bool {
+        let dot = |version: &HeldVersion| Dot { actor: version.actor, counter: version.counter };
+        let dropped = |version: &HeldVersion| {
+            let held = other.versions.iter().any(|held| dot(held) == dot(version));
+            other.context.contains(&dot(version)) && !held
+        };
+        self.context.includes(&other.context) && !self.versions.iter().any(dropped)
     }
 }
 

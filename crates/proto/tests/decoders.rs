@@ -186,6 +186,23 @@ fn held(context: CausalContext<Actor>) -> HeldReply {
     }
 }
 
+fn of_state(state: &State) -> HeldState {
+    let version = |(dot, version): (&Dot<Actor>, &Version)| HeldVersion {
+        actor: dot.actor,
+        counter: dot.counter,
+        time_ms: version.time.wall_ms(),
+        tombstone: version.tombstone,
+        len: version.value.len() as u64,
+    };
+    HeldState {
+        hint_for: None,
+        digest: State::digest(&state.encode()).expect("just encoded"),
+        bytes: 0,
+        context: state.context().clone(),
+        versions: state.siblings().iter().map(version).collect(),
+    }
+}
+
 fn repair_run() -> RepairStatusReply {
     let run = RepairRun {
         number: 1,
@@ -281,6 +298,21 @@ proptest! {
             ab.merge(b, Conflict::Siblings);
             ba.merge(a, Conflict::Siblings);
             prop_assert_eq!(ab.encode(), ba.encode());
+        }
+    }
+
+    /// The union of two states is one of them when that one covers the other.
+    #[test]
+    fn what_covers_another_state_is_their_union(first in state(), second in state(), third in state()) {
+        // The same dots for the same versions: parts of one history.
+        let mut a = first.clone();
+        a.merge(second.clone(), Conflict::Siblings);
+        let mut b = a.clone();
+        b.merge(third, Conflict::Siblings);
+        for (x, y) in [(&first, &a), (&a, &b), (&second, &b), (&b, &first), (&second, &first)] {
+            let mut union = x.clone();
+            union.merge(y.clone(), Conflict::Siblings);
+            prop_assert_eq!(of_state(x).covers(&of_state(y)), union == *x);
         }
     }
 
