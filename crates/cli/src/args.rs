@@ -131,7 +131,7 @@ mod tests {
         for (line, expected) in [
             ("dyn put k", "<VALUE>"),
             ("dyn get", "usage: dyn get"),
-            ("dyn delte k", "similar subcommand exists: 'delete'"),
+            ("dyn delet k", "'delete'"),
             ("dyn get k --jsn", "'--json'"),
             ("dyn get k --timeout never", "500ms"),
             ("dyn dev --nodes 0", "1..=16"),

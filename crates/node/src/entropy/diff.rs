@@ -78,7 +78,7 @@ pub(crate) async fn diff(node: Arc<Shared>, request: Diff) -> Result<DiffReply, 
     match timeout(limit, compared(&node, &request, only, shared)).await {
         Ok(Ok(reply)) => Ok(reply),
         Ok(Err(error)) => {
-            refused(FailureCode::NoAnswer, format!("{me} was not compared with {peer}: {error}"))
+            refused(FailureCode::NoAnswer, format!("{me} was not compared with {peer}: {}", error.reason()))
         }
         Err(_) => refused(
             FailureCode::Timeout,

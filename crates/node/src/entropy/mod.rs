@@ -104,6 +104,14 @@ pub enum CompareError {
 }
 
 impl CompareError {
+    /// What went wrong, where the other node is named already.
+    fn reason(&self) -> String {
+        match self {
+            CompareError::Peer { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     fn of_peer(peer: NodeId, error: PeerError) -> CompareError {
         match error {
             PeerError::Answer(error) => CompareError::answer(peer, error),

@@ -264,7 +264,7 @@ async fn compare(node: &Arc<Shared>, number: u64, peer: NodeId, mut pending: BTr
             Err(error) => {
                 // To one that is out of reach, others try to connect; it can be waited for longer than an operator would.
                 failed = if node.peers.is_reachable(peer) { failed + 1 } else { ATTEMPTS_MAX };
-                problem = error.to_string();
+                problem = error.reason();
             }
         }
         let done = (before - pending.len()) as u64;

@@ -153,10 +153,15 @@ impl Walk {
             ControlFlow::Continue(())
         });
         if let Err(error) = scanned {
-            // Where it could go on is not known.
-            let last = names.last().map(|last| last.escape_ascii().to_string()).unwrap_or_default();
-            tracing::warn!(%error, behind = %last, "the records cannot be listed to their end");
-            witness.error(format!("the records behind {last:?} cannot be listed: {error}"));
+            // A block that cannot be read. What it holds, and where it ends, is not known: on with the next partition.
+            let last = names.last().unwrap_or(&from);
+            let partition = last.first_chunk().map_or(0, |partition| u16::from_be_bytes(*partition));
+            tracing::error!(partition, %error, "the records of a partition cannot be listed");
+            witness.error(format!(
+                "the records of partition {partition} cannot be listed ({error}): they can be read one by one, but to be rid of this \
+                 move the data directory away and start the node again, which then fills itself from the others"
+            ));
+            next = partition.checked_add(1).map(|next| Bytes::copy_from_slice(&next.to_be_bytes()));
         }
         let partitions = node.cluster.view().membership.partitions();
         for record in &names {

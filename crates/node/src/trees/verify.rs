@@ -29,8 +29,11 @@ const RATE_BYTES_MIN: u64 = 1024;
 /// Records looked at in one go: half a millisecond from the cache.
 const RECORDS: usize = 64;
 
-/// After each go, whatever the rate: reading takes half of the time at most.
+/// After so many, whatever the rate: reading takes half of the time at most.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// What looking at a partition that holds nothing counts like, in records.
+const PARTITION: usize = 4;
 
 /// How long nothing needs to be healed until no more is expected: homes that answer do so within five seconds, and healing
 /// tries again every five.
@@ -221,6 +224,8 @@ fn told(node: &Shared) -> Option<VerifyRun> {
 pub(super) struct Verifier {
     pub(super) number: u64,
     walk: Walk,
+    /// Records seen since the last pause.
+    seen: usize,
     /// Bytes that were read and are still to be waited for, as of `since`.
     owed_bytes: u64,
     since: Instant,
@@ -233,7 +238,7 @@ impl Verifier {
         // What the slow check has read of a partition would be left out.
         node.replica.trees.give_up_checks();
         let since = Instant::now();
-        Verifier { number, walk: Walk::default(), owed_bytes: 0, since, healing: None }
+        Verifier { number, walk: Walk::default(), seen: 0, owed_bytes: 0, since, healing: None }
     }
 
     /// Goes on until `until`, or until there is nothing to do for now. Says when to go on.
@@ -264,7 +269,13 @@ impl Verifier {
             let went = self.walk.go_on(node, max, &mut witness).await;
             self.owed_bytes += witness.bytes;
             match went {
-                Went::On(_) => sleep(PAUSE).await,
+                Went::On(seen) => {
+                    self.seen += seen + PARTITION;
+                    if self.seen >= RECORDS {
+                        self.seen = 0;
+                        sleep(PAUSE).await;
+                    }
+                }
                 Went::Nowhere => return Instant::now() + RETRY_PAUSE,
                 Went::ToTheEnd => {
                     self.healing = Some((usize::MAX, Instant::now()));

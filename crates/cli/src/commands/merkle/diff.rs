@@ -106,7 +106,7 @@ impl Diff {
             (differing, _) => {
                 let names: Vec<String> = reply.differing.iter().take(20).map(u32::to_string).collect();
                 let more = if differing > names.len() { ", ..." } else { "" };
-                format!("{what}: {differing} differ: {}{more}", names.join(", "))
+                format!("{what}, of which {differing} differ: {}{more}", names.join(", "))
             }
         }
     }
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(all.summary(&reply(16, vec![], vec![])), "n1 and n2 share 16 partitions: equal");
         assert_eq!(
             all.summary(&reply(16, vec![], vec![3, 9])),
-            "n1 and n2 share 16 partitions: 2 differ: 3, 9"
+            "n1 and n2 share 16 partitions, of which 2 differ: 3, 9"
         );
         assert_eq!(all.summary(&reply(1, vec![0], vec![])), "n1 and n2 share 1 partition: not compared");
         let many = all.summary(&reply(256, vec![], (0..30).collect()));
