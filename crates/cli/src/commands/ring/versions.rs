@@ -128,15 +128,16 @@ impl Versions {
         if nobody {
             parts.push("no node that answers holds anything of it".to_owned());
         } else if not_latest.is_empty() {
-            let all = if homes.len() == self.homes.len() { "all" } else { "those that answer of the" };
-            parts.push(format!("{all} {} homes hold the same", self.homes.len()));
+            let (answering, all) = (homes.len(), self.homes.len());
+            parts.push(match answering == all {
+                true => format!("all {all} homes hold the same"),
+                false => format!("the {answering} of {all} homes that answer hold the same"),
+            });
         } else {
+            let lack = if not_latest.len() == 1 { "lacks" } else { "lack" };
             parts.push(format!(
-                "{} not what all together hold: it gets there by hints, reads or the comparison of replicas, at once by `dyn repair start`",
-                match &not_latest[..] {
-                    [one] => format!("{one} has"),
-                    more => format!("{} have", more.join(", ")),
-                }
+                "{} {lack} what others hold: hints, reads and the comparison of replicas bring it, `dyn repair start` at once",
+                not_latest.join(", ")
             ));
         }
         let hints = self.states().filter(|state| state.hint_for.is_some()).count() as u64;
@@ -286,7 +287,7 @@ mod tests {
         assert!(lines[2].starts_with("n3 home nothing"), "{lines:?}");
         assert!(lines[3].starts_with("n4 hint for n3 latest"), "{lines:?}");
         let summary = all.summary();
-        assert!(summary.starts_with("n2, n3 have not what all together hold"), "{summary}");
+        assert!(summary.starts_with("n2, n3 lack what others hold"), "{summary}");
         assert!(summary.ends_with("1 hint waits to be delivered"), "{summary}");
         assert!(all.problem().is_none());
         let json = all.as_json();
@@ -323,7 +324,7 @@ mod tests {
         let part = versions(vec![row("n1", same()), row("n2", same()), down]);
         assert_eq!(
             part.summary(),
-            "those that answer of the 3 homes hold the same; what n3 may hold is not known"
+            "the 2 of 3 homes that answer hold the same; what n3 may hold is not known"
         );
         assert_eq!(part.problem().map(|error| error.exit()), Some(Exit::Unknown));
         let none = versions(vec![row("n1", vec![]), row("n2", vec![]), row("n3", vec![])]);
