@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = Frame { kind: M::KIND, header: Bytes::copy_from_slice(data), body: Bytes::new() }.message::<M>();
     }
     let Some((which, data)) = data.split_first() else { return };
-    match which % 15 {
+    match which % 22 {
         0 => one::<Get>(data),
         1 => one::<GetReply>(data),
         2 => one::<Put>(data),
@@ -25,6 +25,13 @@ fuzz_target!(|data: &[u8]| {
         11 => one::<PutSeenReply>(data),
         12 => one::<Gossip>(data),
         13 => one::<HintsReply>(data),
+        14 => one::<TreesReply>(data),
+        15 => one::<Diff>(data),
+        16 => one::<DiffReply>(data),
+        17 => one::<Held>(data),
+        18 => one::<HeldReply>(data),
+        19 => one::<RepairStatusReply>(data),
+        20 => one::<VerifyStatusReply>(data),
         _ => one::<Failure>(data),
     }
 });

@@ -23,8 +23,8 @@ pub(crate) struct Connection {
         help_heading = "Connection"
     )]
     cluster: Option<PathBuf>,
-    /// How long each request may take, for example 500ms [default: 5s; for import, whose requests queue,
-    /// 30s; for hints drain, in all, 60s]
+    /// How long each request may take, for example 500ms [default: 5s; for merkle diff, and for import,
+    /// whose requests queue, 30s; for hints drain, in all, 60s]
     #[arg(long, value_name = "TIME", value_parser = parse_duration, help_heading = "Connection")]
     timeout: Option<Duration>,
 }

@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod connection;
 mod dev;
+mod each;
 mod error;
 mod exit;
 mod files;

@@ -1,6 +1,5 @@
 //! What operators ask: status, metrics, hints, and changes of the history.
 
-use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,14 +22,14 @@ use crate::request::{Answer, Call, Target, call_setback, read_reply};
 
 /// Whom to ask.
 #[derive(Clone, Debug)]
-enum Whom {
+pub(crate) enum Whom {
     Anyone,
     Node(NodeId),
     Address(String),
 }
 
 /// Makes a request that is not about a key.
-async fn ask<M: Message, T>(
+pub(crate) async fn ask<M: Message, T>(
     inner: &Arc<Inner>,
     whom: &Whom,
     repeat: Repeat,
@@ -72,6 +71,7 @@ async fn ask<M: Message, T>(
     inner.run(call, |_, _| frame.clone(), read).await
 }
 
+/// Makes a builder a future, which may be given a time limit.
 macro_rules! into_future {
     ($type:ident -> $output:ty) => {
         impl IntoFuture for $type {
@@ -91,8 +91,8 @@ macro_rules! into_future {
             }
         }
 
-        impl fmt::Debug for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.debug_struct(stringify!($type)).field("whom", &self.whom).finish_non_exhaustive()
             }
         }
@@ -108,6 +108,8 @@ pub struct Status {
     whom: Whom,
     timeout: Option<Duration>,
 }
+
+pub(crate) use into_future;
 
 into_future!(Status -> StatusReply);
 

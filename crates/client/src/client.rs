@@ -15,8 +15,9 @@ use tokio::time::Instant;
 use crate::inner::Inner;
 use crate::pool::Pool;
 use crate::{
-    ClusterFile, ClusterView, ConnectError, Delete, DrainHints, Error, Get, Hints, List, Metrics, Options,
-    Propose, Put, SeedFailure, Status,
+    ClusterFile, ClusterView, ConnectError, Delete, Diff, DrainHints, Error, Get, Held, Hints, List, Metrics,
+    Options, Propose, Put, Repair, RepairStatus, SeedFailure, Status, StopRepair, StopVerify, Trees, Verify,
+    VerifyStatus,
 };
 
 /// A connection to a cluster. Cloning is cheap and shares everything.
@@ -161,6 +162,52 @@ impl Client {
     /// once a target is back. Takes an administrator's certificate.
     pub fn drain_hints(&self, node: NodeId) -> DrainHints {
         DrainHints::of(self.inner.clone(), node)
+    }
+
+    /// Asks a node for its Merkle trees: one for each partition that it is a home of.
+    pub fn trees(&self, node: NodeId) -> Trees {
+        Trees::of(self.inner.clone(), node)
+    }
+
+    /// Has `node` compare itself with `peer`, and say where they differ. Nothing is changed.
+    pub fn diff(&self, node: NodeId, peer: NodeId) -> Diff {
+        Diff::of(self.inner.clone(), node, peer)
+    }
+
+    /// Asks one node what it holds of a key, in its record and in hints. No other node is asked, and nothing is repaired.
+    pub fn held(&self, node: NodeId, bucket: impl Into<String>, key: impl Into<Bytes>) -> Held {
+        Held::of(self.inner.clone(), node, bucket.into(), key.into())
+    }
+
+    /// Has a node compare itself with the other homes of its partitions now, and mend what differs. Nodes do so by themselves all
+    /// the time. Takes an administrator's certificate.
+    pub fn repair(&self, node: NodeId) -> Repair {
+        Repair::of(self.inner.clone(), node)
+    }
+
+    /// Asks how a node's repair stands: the one under way, or the latest since its start.
+    pub fn repair_status(&self, node: NodeId) -> RepairStatus {
+        RepairStatus::of(self.inner.clone(), node)
+    }
+
+    /// Ends a node's repair. Takes an administrator's certificate.
+    pub fn stop_repair(&self, node: NodeId) -> StopRepair {
+        StopRepair::of(self.inner.clone(), node)
+    }
+
+    /// Has a node read and verify all that it stores. Nodes do so slowly by themselves. Takes an administrator's certificate.
+    pub fn verify(&self, node: NodeId) -> Verify {
+        Verify::of(self.inner.clone(), node)
+    }
+
+    /// Asks how a node's verification stands: the one under way, or the latest since its start.
+    pub fn verify_status(&self, node: NodeId) -> VerifyStatus {
+        VerifyStatus::of(self.inner.clone(), node)
+    }
+
+    /// Ends a node's verification. Takes an administrator's certificate.
+    pub fn stop_verify(&self, node: NodeId) -> StopVerify {
+        StopVerify::of(self.inner.clone(), node)
     }
 
     /// Proposes a change of the membership history: a founding, which says with `nodes` where the members are, or properties

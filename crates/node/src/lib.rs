@@ -20,6 +20,7 @@ mod data_dir;
 mod entropy;
 mod env;
 mod gossip;
+mod held;
 mod hints;
 mod key;
 mod metrics;

@@ -146,7 +146,7 @@ pub struct Node {
 /// one that is started after it.
 struct Tasks {
     gossip: Arc<Gossiper>,
-    handles: [JoinHandle<()>; 9],
+    handles: [JoinHandle<()>; 10],
 }
 
 impl Drop for Tasks {
@@ -264,6 +264,7 @@ impl Node {
             tokio::spawn(trees::keep_up(shared.clone())),
             tokio::spawn(entropy::run(shared.clone(), anti_entropy)),
             tokio::spawn(entropy::heal::run(shared.clone())),
+            tokio::spawn(entropy::repairs::run(shared.clone())),
         ];
         let tasks = Tasks { gossip: shared.gossip.clone(), handles };
         Ok(Node { shared, endpoint, tasks })

@@ -97,6 +97,11 @@ impl Record {
         Ok(Record { local_actor: (actor != Actor::default()).then_some(actor), state })
     }
 
+    /// How many bytes it takes in the store, without its key.
+    pub(crate) fn stored_bytes(&self) -> u64 {
+        (STATE_AT + self.state.len()) as u64
+    }
+
     /// The digest of the state, the same on every replica that holds it.
     pub(crate) fn digest(&self) -> Result<Digest, StorageError> {
         State::digest(&self.state).map_err(damaged)

@@ -6,19 +6,23 @@ use bytes::Bytes;
 use dynkv_net::{Handler, PeerName, Responder};
 use dynkv_proto::{
     Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, List, Message, Metrics,
-    MetricsReply, Propose, Put, PutSeen, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply,
-    ReplicaPut, ReplicaPutReply, Status, StatusReply, TreeCompare, TreeRoots, View, ViewReply, kinds,
+    MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply, ReplicaList,
+    ReplicaListReply, ReplicaPut, ReplicaPutReply, Status, StatusReply, StopRepair, StopVerify, TreeCompare,
+    TreeRoots, Verify, VerifyStatus, View, ViewReply, kinds,
 };
 use dynkv_ring::PartitionId;
 
 use crate::{
-    coordinator, entropy, gossip,
+    coordinator,
+    entropy::{self, repairs},
+    gossip, held,
     hints::{self, HintError, Place},
     key::Key,
     propose,
     replica::Incoming,
     shared::Shared,
     storage::{Durability, StorageError},
+    trees,
 };
 
 /// Keys in one page of a replica's listing.
@@ -48,6 +52,27 @@ impl Handler for Server {
             kinds::DRAIN_HINTS => inline(frame, responder, |request: DrainHints| {
                 Ok((hints::admin::drain(node, &request), Bytes::new()))
             }),
+            kinds::TREES => inline(frame, responder, |request| trees::admin::list(node, &request)),
+            kinds::DIFF => spawned(node, frame, responder, entropy::diff),
+            kinds::REPAIR => inline(frame, responder, |request: Repair| {
+                Ok((repairs::start(node, request.partition)?, Bytes::new()))
+            }),
+            kinds::REPAIR_STATUS => {
+                inline(frame, responder, |_: RepairStatus| Ok((repairs::status(node), Bytes::new())));
+            }
+            kinds::STOP_REPAIR => {
+                inline(frame, responder, |_: StopRepair| Ok((repairs::stop(node), Bytes::new())));
+            }
+            kinds::VERIFY => inline(frame, responder, |request: Verify| {
+                Ok((trees::admin::verify(node, request.rate_bytes)?, Bytes::new()))
+            }),
+            kinds::VERIFY_STATUS => inline(frame, responder, |_: VerifyStatus| {
+                Ok((trees::admin::verify_status(node), Bytes::new()))
+            }),
+            kinds::STOP_VERIFY => {
+                inline(frame, responder, |_: StopVerify| Ok((trees::admin::stop_verify(node), Bytes::new())));
+            }
+            kinds::HELD => inline(frame, responder, |request| held::held(node, request)),
             kinds::PROPOSE => spawned(node, frame, responder, |node, request: Propose| async move {
                 propose::answer(&node, request).await
             }),
@@ -92,7 +117,7 @@ fn allowed(peer: &PeerName, kind: u16) -> Result<(), Failure> {
     let allowed = match kind {
         _ if peer.is_node() => true,
         kinds::PUT => peer.can_write(),
-        kinds::PROPOSE | kinds::DRAIN_HINTS => peer.can_administer(),
+        kind if is_order(kind) => peer.can_administer(),
         // Those of clients, unknown ones among them, which are answered as such.
         _ => kind < kinds::REPLICA_GET,
     };
@@ -101,10 +126,23 @@ fn allowed(peer: &PeerName, kind: u16) -> Result<(), Failure> {
     }
     let needed = match kind {
         kinds::PUT => "the role writer or admin",
-        kinds::PROPOSE | kinds::DRAIN_HINTS => "the role admin",
+        kind if is_order(kind) => "the role admin",
         _ => "a node's certificate",
     };
     Err(forbidden(peer, needed))
+}
+
+/// Whether it changes what nodes do or are.
+fn is_order(kind: u16) -> bool {
+    matches!(
+        kind,
+        kinds::PROPOSE
+            | kinds::DRAIN_HINTS
+            | kinds::REPAIR
+            | kinds::STOP_REPAIR
+            | kinds::VERIFY
+            | kinds::STOP_VERIFY
+    )
 }
 
 fn forbidden(peer: &PeerName, needed: &str) -> Failure {

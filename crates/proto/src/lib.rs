@@ -35,7 +35,9 @@ mod failure;
 mod frame;
 mod hints;
 mod ids;
+mod inspect;
 mod messages;
+mod runs;
 mod state;
 mod trees;
 
@@ -50,11 +52,20 @@ pub use failure::{Failure, FailureCode, Outcome};
 pub use frame::{FRAME_PREFIX_BYTES, Frame, HEADER_BYTES_MAX, Message, Request};
 pub use hints::{DrainHints, DrainHintsReply, HintEntry, HintTotals, Hints, HintsReply};
 pub use ids::{Actor, Digest, Marks, PutId, Stamp, TreePosition, display_dot};
+pub use inspect::{
+    Diff, DiffKey, DiffReply, DiffSide, Held, HeldReply, HeldState, HeldVersion, Relation, TreeStatus, Trees,
+    TreesReply,
+};
 pub use messages::{
     Announcement, Get, GetReply, Gossip, GossipReply, Hops, List, ListReply, ListedKey, Metrics,
     MetricsReply, NodeInfo, NodeLoad, PeerStatus, Propose, ProposeReply, Put, PutReply, PutSeen,
     PutSeenReply, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply,
     Seen, Status, StatusReply, View, ViewReply, kinds,
+};
+pub use runs::{
+    KeyName, Repair, RepairReply, RepairRun, RepairStatus, RepairStatusReply, RunState, StopRepair,
+    StopRepairReply, StopVerify, StopVerifyReply, Verify, VerifyPhase, VerifyReply, VerifyRun, VerifyStatus,
+    VerifyStatusReply,
 };
 pub use state::{Merge, State, Version, VersionHeader, value_hash};
 pub use trees::{

@@ -77,6 +77,24 @@ fn decode_all(kind: u16, bytes: &Bytes) {
     one::<HintsReply>(bytes);
     one::<DrainHints>(bytes);
     one::<DrainHintsReply>(bytes);
+    one::<Trees>(bytes);
+    one::<TreesReply>(bytes);
+    one::<Diff>(bytes);
+    one::<DiffReply>(bytes);
+    one::<Held>(bytes);
+    one::<HeldReply>(bytes);
+    one::<Repair>(bytes);
+    one::<RepairReply>(bytes);
+    one::<RepairStatus>(bytes);
+    one::<RepairStatusReply>(bytes);
+    one::<StopRepair>(bytes);
+    one::<StopRepairReply>(bytes);
+    one::<Verify>(bytes);
+    one::<VerifyReply>(bytes);
+    one::<VerifyStatus>(bytes);
+    one::<VerifyStatusReply>(bytes);
+    one::<StopVerify>(bytes);
+    one::<StopVerifyReply>(bytes);
     one::<TreeRoots>(bytes);
     one::<TreeRootsReply>(bytes);
     one::<TreeCompare>(bytes);
@@ -113,6 +131,133 @@ fn put() -> Put {
     }
 }
 
+fn trees() -> TreesReply {
+    let trees = vec![
+        TreeStatus { partition: 3, root: Some(Digest(9)), entries: 12, depth: 4 },
+        TreeStatus { partition: 7, root: None, entries: 0, depth: 0 },
+    ];
+    TreesReply { node: node(), view: Digest(1), trees, more: true, partitions: 2, building: 1 }
+}
+
+fn differences() -> DiffReply {
+    let side = |digest| Some(DiffSide { digest: Digest(digest), bytes: 80, versions: 1 });
+    let all = [
+        (Relation::MissingHere, None, side(2)),
+        (Relation::MissingThere, side(1), None),
+        (Relation::OlderHere, side(1), side(2)),
+        (Relation::OlderThere, side(1), side(2)),
+        (Relation::Concurrent, side(1), side(2)),
+        (Relation::DamagedHere, None, side(2)),
+        (Relation::DamagedThere, side(1), None),
+    ];
+    let keys = all.map(|(relation, here, there)| DiffKey {
+        partition: 5,
+        bucket: "b".into(),
+        key: "k".into(),
+        relation,
+        here,
+        there,
+    });
+    DiffReply {
+        node: node(),
+        shared: 16,
+        skipped: vec![2],
+        differing: vec![5],
+        keys: keys.into(),
+        more: false,
+    }
+}
+
+fn held(context: CausalContext<Actor>) -> HeldReply {
+    let version =
+        HeldVersion { actor: Actor(1, 2), counter: 3, time_ms: 1 << 41, tombstone: true, len: u64::MAX };
+    let state = |hint_for| HeldState {
+        hint_for,
+        digest: Digest(4),
+        bytes: 70,
+        context: context.clone(),
+        versions: vec![version.clone()],
+    };
+    HeldReply {
+        node: node(),
+        home: true,
+        states: vec![state(None), state(Some(node()))],
+        damaged: vec!["x".into()],
+    }
+}
+
+fn of_state(state: &State) -> HeldState {
+    let version = |(dot, version): (&Dot<Actor>, &Version)| HeldVersion {
+        actor: dot.actor,
+        counter: dot.counter,
+        time_ms: version.time.wall_ms(),
+        tombstone: version.tombstone,
+        len: version.value.len() as u64,
+    };
+    HeldState {
+        hint_for: None,
+        digest: State::digest(&state.encode()).expect("just encoded"),
+        bytes: 0,
+        context: state.context().clone(),
+        versions: state.siblings().iter().map(version).collect(),
+    }
+}
+
+fn repair_run() -> RepairStatusReply {
+    let run = RepairRun {
+        number: 1,
+        partition: Some(3),
+        state: RunState::Stopped,
+        age_ms: 9,
+        took_ms: 8,
+        compared: 1,
+        comparisons: 2,
+        differences: 3,
+        pulled: 4,
+        pushed: 5,
+        bytes: 6,
+        errors: 1,
+        last_errors: vec!["n2 is down".into()],
+    };
+    RepairStatusReply { node: node(), run: Some(run) }
+}
+
+fn verify_run() -> VerifyStatusReply {
+    let run = VerifyRun {
+        number: 1,
+        state: RunState::Running,
+        phase: VerifyPhase::Healing,
+        rate_bytes: 1 << 25,
+        age_ms: 9,
+        took_ms: 8,
+        steps: 5,
+        steps_all: 6,
+        records: 2,
+        hints: 1,
+        bytes: 300,
+        damaged: 1,
+        healed: 0,
+        hints_damaged: 1,
+        drifts: 1,
+        errors: 1,
+        last_errors: vec!["a block".into()],
+        unhealed: vec![KeyName { bucket: "b".into(), key: "k".into() }],
+    };
+    VerifyStatusReply { node: node(), run: Some(run) }
+}
+
+#[test]
+fn what_operators_are_told_survives_the_round_trip() {
+    fn same<M: Message + std::fmt::Debug + PartialEq>(message: &M) {
+        assert_eq!(Frame::new(message, Bytes::new()).message::<M>().as_ref(), Ok(message));
+    }
+    same(&trees());
+    same(&differences());
+    same(&held([Dot { actor: Actor(1, 2), counter: 3 }].into_iter().collect()));
+    same(&repair_run());
+    same(&verify_run());
+}
+
 fn cbor<T: Serialize>(value: &T) -> Vec<u8> {
     let mut out = Vec::new();
     ciborium::into_writer(value, &mut out).expect("memory takes every byte");
@@ -133,7 +278,8 @@ proptest! {
     #[test]
     fn damaged_messages_are_survived(state in state(), at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
         let token = ContextToken::new(Position::of("b", b"k"), state.context().clone(), state.latest_time(), Some(node()));
-        for good in [state.encode().to_vec(), token.encode(), cbor(&put()), cbor(&Failure::unknown(FailureCode::Quorum, "x"))] {
+        for good in [state.encode().to_vec(), token.encode(), cbor(&put()), cbor(&Failure::unknown(FailureCode::Quorum, "x")),
+            cbor(&trees()), cbor(&differences()), cbor(&held(state.context().clone())), cbor(&repair_run()), cbor(&verify_run())] {
             let mut bad = good.clone();
             let at = at.index(bad.len());
             bad[at] = byte;
@@ -152,6 +298,21 @@ proptest! {
             ab.merge(b, Conflict::Siblings);
             ba.merge(a, Conflict::Siblings);
             prop_assert_eq!(ab.encode(), ba.encode());
+        }
+    }
+
+    /// The union of two states is one of them when that one covers the other.
+    #[test]
+    fn what_covers_another_state_is_their_union(first in state(), second in state(), third in state()) {
+        // The same dots for the same versions: parts of one history.
+        let mut a = first.clone();
+        a.merge(second.clone(), Conflict::Siblings);
+        let mut b = a.clone();
+        b.merge(third, Conflict::Siblings);
+        for (x, y) in [(&first, &a), (&a, &b), (&second, &b), (&b, &first), (&second, &first)] {
+            let mut union = x.clone();
+            union.merge(y.clone(), Conflict::Siblings);
+            prop_assert_eq!(of_state(x).covers(&of_state(y)), union == *x);
         }
     }
 

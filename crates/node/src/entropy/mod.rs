@@ -23,8 +23,10 @@
 //! mended from both ends.
 
 mod answer;
+mod diff;
 pub(crate) mod heal;
 mod pass;
+pub(crate) mod repairs;
 mod states;
 
 use std::{
@@ -41,6 +43,7 @@ use tokio::{sync::Notify, time::Instant};
 pub use self::pass::KeyDifference;
 pub(crate) use self::{
     answer::{compare, roots, states},
+    diff::diff,
     pass::find,
 };
 use crate::{cluster::View, env::Env, peers::PeerError, shared::Shared, storage::StorageError};
@@ -65,6 +68,8 @@ pub(crate) struct Entropy {
     shares: Mutex<Option<(Digest, Shares)>>,
     /// Told when everybody is to be compared with at once.
     now: Notify,
+    diffs: diff::Diffs,
+    repairs: repairs::Repairs,
 }
 
 /// Whom this node shares partitions with, and which.
@@ -99,6 +104,14 @@ pub enum CompareError {
 }
 
 impl CompareError {
+    /// What went wrong, where the other node is named already.
+    fn reason(&self) -> String {
+        match self {
+            CompareError::Peer { reason, .. } => reason.clone(),
+            other => other.to_string(),
+        }
+    }
+
     fn of_peer(peer: NodeId, error: PeerError) -> CompareError {
         match error {
             PeerError::Answer(error) => CompareError::answer(peer, error),
@@ -206,7 +219,10 @@ fn begin_due(node: &Shared, under_way: &mut BTreeSet<NodeId>, mut begin: impl Fn
         let due = node.entropy.due().get(&peer).copied().unwrap_or(now);
         if due > now {
             next = next.min(due);
-        } else if !under_way.contains(&peer) && under_way.len() < PASSES_MAX && node.peers.is_reachable(peer)
+        } else if !under_way.contains(&peer)
+            && under_way.len() < PASSES_MAX
+            && node.peers.is_reachable(peer)
+            && !node.entropy.repairs.is_at(&peer)
         {
             // One that comes up wakes the loop, one that ends, too.
             under_way.insert(peer);

@@ -1,6 +1,6 @@
 //! One comparison with another node, from roots to keys.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use bytes::Bytes;
 use dynkv_merkle::{Comparison, Difference, Reply, RootsReply};
@@ -8,7 +8,10 @@ use dynkv_net::Class;
 use dynkv_proto::{Digest, Frame, Message, TreeCompare, TreePosition, TreeRoots};
 use dynkv_ring::NodeId;
 
-use super::{CALL_TIMEOUT, CompareError, SETTLE, states};
+use super::{
+    CALL_TIMEOUT, CompareError, SETTLE,
+    states::{self, Moved},
+};
 use crate::{background::Work, shared::Shared, trees::index::Index};
 
 /// Differences with which a batch is full.
@@ -16,23 +19,57 @@ const BATCH: usize = 1024;
 
 /// Compares this node with `peer`, and makes both equal where they differ.
 pub(super) async fn mend(node: &Arc<Shared>, peer: NodeId) -> Result<(), CompareError> {
+    mend_some(node, peer, None, &|_| {}).await.map(drop)
+}
+
+/// What a pass tells while it goes on.
+pub(super) enum News {
+    /// So many entries differ.
+    Found(u64),
+    Moved(Moved),
+}
+
+/// The same for some partitions only, telling how it goes. Says which of them were compared, and which of those had
+/// differed.
+pub(super) async fn mend_some(
+    node: &Arc<Shared>,
+    peer: NodeId,
+    only: Option<&BTreeSet<u32>>,
+    tell: &(dyn Fn(News) + Sync),
+) -> Result<Compared, CompareError> {
     let mut pass = Pass { node, peer, found: Vec::new() };
-    let differing = pass.roots().await?;
+    let RootsFound { differing, equal, .. } = pass.roots(only).await?;
     let together = differing.len();
+    let mut compared = Compared { equal, differing: Vec::new() };
     for (partition, depth) in differing {
         let mut descent = pass.descend(partition, depth, together);
+        let mut before = pass.found.len();
         while descent.step(&mut pass).await? {
+            tell(News::Found((pass.found.len() - before) as u64));
             if pass.found.len() >= BATCH {
                 // Too many to be on their way.
-                states::mend(node, peer, std::mem::take(&mut pass.found), false).await?;
+                let found = std::mem::take(&mut pass.found);
+                tell(News::Moved(states::mend(node, peer, found, false).await?));
             }
+            before = pass.found.len();
+        }
+        if !descent.broken_off {
+            compared.differing.push(partition);
         }
     }
     if !pass.found.is_empty() {
         tokio::time::sleep(SETTLE).await;
-        states::mend(node, peer, pass.found, true).await?;
+        tell(News::Moved(states::mend(node, peer, pass.found, true).await?));
     }
-    Ok(())
+    Ok(compared)
+}
+
+/// Partitions that were compared.
+pub(super) struct Compared {
+    /// Whose roots were equal.
+    pub(super) equal: Vec<u32>,
+    /// Whose roots were not; what differed is mended.
+    pub(super) differing: Vec<u32>,
 }
 
 /// A key on which two nodes differ.
@@ -56,7 +93,7 @@ pub(crate) async fn find(
     limit: usize,
 ) -> Result<Vec<KeyDifference>, CompareError> {
     let mut pass = Pass { node, peer, found: Vec::new() };
-    let differing = pass.roots().await?;
+    let differing = pass.roots(None).await?.differing;
     let together = differing.len();
     'partitions: for (partition, depth) in differing {
         let mut descent = pass.descend(partition, depth, together);
@@ -71,28 +108,44 @@ pub(crate) async fn find(
     Ok(named)
 }
 
-struct Pass<'a> {
-    node: &'a Arc<Shared>,
-    peer: NodeId,
-    found: Vec<Difference>,
+/// A comparison with another node.
+pub(super) struct Pass<'a> {
+    pub(super) node: &'a Arc<Shared>,
+    pub(super) peer: NodeId,
+    /// What differs, as far as it is known and not dealt with yet.
+    pub(super) found: Vec<Difference>,
+}
+
+/// What the roots say.
+pub(super) struct RootsFound {
+    /// The partitions that differ, in random order, with the depths of the other's trees.
+    pub(super) differing: Vec<(u32, u8)>,
+    /// Those that do not.
+    pub(super) equal: Vec<u32>,
+    /// Shared ones of which one of the two has no tree yet.
+    pub(super) skipped: Vec<u32>,
 }
 
 /// The comparison of one partition.
-struct Descent {
+pub(super) struct Descent {
     partition: u32,
     comparison: Option<Comparison>,
+    /// Whether the tree went away meanwhile.
+    broken_off: bool,
 }
 
 impl Pass<'_> {
-    /// The partitions that differ, in random order, with the depths of the other's trees.
-    async fn roots(&self) -> Result<Vec<(u32, u8)>, CompareError> {
+    /// Compares the roots of all shared partitions, and says what they say of those in `only`.
+    pub(super) async fn roots(&self, only: Option<&BTreeSet<u32>>) -> Result<RootsFound, CompareError> {
         let Pass { node, peer, .. } = self;
         node.metrics.comparisons.inc();
         node.entropy.compared(*peer, &node.env);
         let view = node.cluster.view();
         let shares = node.entropy.shares(&view, &node.cluster.me.id);
         let shared = shares.get(peer).map(Vec::as_slice).unwrap_or_default();
-        let roots = || node.replica.trees.roots_of(shared);
+        let trees = &node.replica.trees;
+        let mut without = trees.without_tree(shared);
+        let roots = || trees.roots_of(shared);
         let unusable = |error: dynkv_merkle::RootsError| CompareError::answer(*peer, error);
         let asked = roots().map_err(unusable)?.request(node.env.random());
         let body = call(node, *peer, &TreeRoots { view: view.digest }, asked.to_bytes()).await?;
@@ -108,23 +161,33 @@ impl Pass<'_> {
         for at in (1..differing.len()).rev() {
             differing.swap(at, node.env.random_below(at + 1));
         }
-        Ok(differing)
+        let wanted = |partition: &u32| only.is_none_or(|only| only.contains(partition));
+        differing.retain(|(partition, _)| wanted(partition));
+        without.extend(found.only_here.iter().chain(&found.only_there).map(|span| span.index()));
+        let differs: BTreeSet<u32> = differing.iter().map(|(partition, _)| *partition).collect();
+        let alike =
+            shared.iter().copied().filter(|partition| wanted(partition) && !differs.contains(partition));
+        let (skipped, equal) = alike.partition(|partition| without.contains(partition));
+        Ok(RootsFound { differing, equal, skipped })
     }
 
-    fn descend(&self, partition: u32, depth: u8, together: usize) -> Descent {
+    pub(super) fn descend(&self, partition: u32, depth: u8, together: usize) -> Descent {
         let tree = self.node.replica.trees.ready(partition);
         let comparison = tree.map(|tree| Comparison::new(&tree, depth, self.node.env.random(), together));
-        Descent { partition, comparison }
+        Descent { partition, broken_off: comparison.is_none(), comparison }
     }
 }
 
 impl Descent {
     /// One request and its answer. Says whether there may be more.
-    async fn step(&mut self, pass: &mut Pass<'_>) -> Result<bool, CompareError> {
+    pub(super) async fn step(&mut self, pass: &mut Pass<'_>) -> Result<bool, CompareError> {
         let Pass { node, peer, found } = pass;
         let trees = &node.replica.trees;
         let Some(comparison) = &mut self.comparison else { return Ok(false) };
-        let Some(tree) = trees.ready(self.partition) else { return Ok(false) };
+        let Some(tree) = trees.ready(self.partition) else {
+            self.broken_off = true;
+            return Ok(false);
+        };
         let request = comparison
             .next_request(&tree, &Index(&*trees.storage))
             .map_err(|error| crate::storage::StorageError::Failed { reason: error.to_string() })?;
@@ -133,7 +196,10 @@ impl Descent {
         let Some(request) = request else { return Ok(false) };
         let body = call(node, *peer, &TreeCompare { reserved: 0 }, request.to_bytes()).await?;
         let reply = Reply::from_bytes(&body).map_err(|error| CompareError::answer(*peer, error))?;
-        let Some(tree) = trees.ready(self.partition) else { return Ok(false) };
+        let Some(tree) = trees.ready(self.partition) else {
+            self.broken_off = true;
+            return Ok(false);
+        };
         let before = found.len();
         comparison.handle(&tree, &reply, found).map_err(|error| CompareError::answer(*peer, error))?;
         node.metrics.entries_differing.inc_by((found.len() - before) as u64);

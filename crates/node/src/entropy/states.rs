@@ -1,6 +1,6 @@
 //! Making two replicas equal where they differ: a second look, then states in both directions.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::AddAssign, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynkv_merkle::Difference;
@@ -33,6 +33,25 @@ const PUSHES_MAX: usize = 32;
 
 const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// States that were moved to make two replicas equal.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Moved {
+    pub(super) pulled: u64,
+    pub(super) pushed: u64,
+    pub(super) bytes: u64,
+    /// That were not taken here or there.
+    pub(super) failed: u64,
+}
+
+impl AddAssign for Moved {
+    fn add_assign(&mut self, other: Moved) {
+        self.pulled += other.pulled;
+        self.pushed += other.pushed;
+        self.bytes += other.bytes;
+        self.failed += other.failed;
+    }
+}
+
 /// Looks at `found` again and makes both sides equal there. With `settled`, what has changed here since is left to the next
 /// comparison: it is being written.
 pub(super) async fn mend(
@@ -40,7 +59,8 @@ pub(super) async fn mend(
     peer: NodeId,
     found: Vec<Difference>,
     settled: bool,
-) -> Result<(), CompareError> {
+) -> Result<Moved, CompareError> {
+    let mut moved = Moved::default();
     let index = Index(&*node.replica.storage);
     for batch in found.chunks(PLACES_MAX) {
         let mut asked = Vec::with_capacity(batch.len());
@@ -53,16 +73,17 @@ pub(super) async fn mend(
                 asked.push(StateAsked { position, have });
             }
         }
-        mend_batch(node, peer, asked).await?;
+        moved += mend_batch(node, peer, asked).await?;
     }
-    Ok(())
+    Ok(moved)
 }
 
 async fn mend_batch(
     node: &Arc<Shared>,
     peer: NodeId,
     mut asked: Vec<StateAsked>,
-) -> Result<(), CompareError> {
+) -> Result<Moved, CompareError> {
+    let mut moved = Moved::default();
     while !asked.is_empty() {
         let (reply, mut body) = look(node, peer, &asked, true).await?;
         let mut lacking: Vec<Key> = Vec::new();
@@ -76,21 +97,25 @@ async fn mend_batch(
             pulled.push((key, incoming));
         }
         for (key, theirs) in pulled {
-            let digest = theirs.digest().ok();
-            if let Some(ours) = unite(node, &key, theirs).await
-                && State::digest(&ours).ok() != digest
-            {
-                lacking.push(key);
+            let (digest, bytes) = (theirs.digest().ok(), theirs.bytes.len() as u64);
+            match unite(node, &key, theirs).await {
+                Some(ours) => {
+                    moved += Moved { pulled: 1, bytes, ..Moved::default() };
+                    if State::digest(&ours).ok() != digest {
+                        lacking.push(key);
+                    }
+                }
+                None => moved.failed += 1,
             }
         }
-        push_all(node, peer, lacking).await;
+        moved += push_all(node, peer, lacking).await;
         asked.drain(..(reply.through as usize).min(asked.len()));
     }
-    Ok(())
+    Ok(moved)
 }
 
 /// Asks what `peer` has at some places.
-async fn look(
+pub(super) async fn look(
     node: &Arc<Shared>,
     peer: NodeId,
     asked: &[StateAsked],
@@ -105,7 +130,7 @@ async fn look(
 }
 
 /// This node's keys at a place.
-fn keys_at(node: &Shared, position: TreePosition) -> Result<Vec<Key>, StorageError> {
+pub(super) fn keys_at(node: &Shared, position: TreePosition) -> Result<Vec<Key>, StorageError> {
     let partitions = node.cluster.view().membership.partitions();
     let indexed = Index(&*node.replica.storage).at(position)?;
     let names = indexed.iter().filter_map(|entry| parse_record_key(&entry.record));
@@ -113,7 +138,7 @@ fn keys_at(node: &Shared, position: TreePosition) -> Result<Vec<Key>, StorageErr
 }
 
 /// Cuts a state off the front of `body`. `None` when it is not what it should be.
-fn verified(
+pub(super) fn verified(
     node: &Shared,
     peer: NodeId,
     found: StateFound,
@@ -154,21 +179,33 @@ async fn unite(node: &Arc<Shared>, key: &Key, incoming: Incoming) -> Option<Byte
 }
 
 /// Gives `peer` this node's states of `keys`. One that is not taken is found by the next comparison.
-async fn push_all(node: &Arc<Shared>, peer: NodeId, keys: Vec<Key>) {
+async fn push_all(node: &Arc<Shared>, peer: NodeId, keys: Vec<Key>) -> Moved {
     let pushes = keys.into_iter().map(|key| push(node, peer, key));
     let mut pushes = stream::iter(pushes).buffer_unordered(PUSHES_MAX);
-    while let Some(()) = pushes.next().await {}
+    let mut moved = Moved::default();
+    while let Some(bytes) = pushes.next().await {
+        moved += match bytes {
+            Some(bytes) => Moved { pushed: 1, bytes, ..Moved::default() },
+            None => Moved { failed: 1, ..Moved::default() },
+        };
+    }
+    moved
 }
 
-async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) {
-    let Some(_turn) = node.background.turn(Work::AntiEntropy).await else { return };
+/// How many bytes the state had, if it was taken.
+async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) -> Option<u64> {
+    let _turn = node.background.turn(Work::AntiEntropy).await?;
     let state = match node.replica.read_intact(&key) {
         Ok(Some(record)) => record.state,
         // The index names a record that is not there.
-        Ok(None) => return node.replica.check(&key),
+        Ok(None) => {
+            node.replica.check(&key);
+            return None;
+        }
         // Noted, if it is damaged.
-        Err(_) => return,
+        Err(_) => return None,
     };
+    let bytes = state.len() as u64;
     let request = ReplicaPut {
         bucket: key.bucket,
         key: key.key.into(),
@@ -180,8 +217,14 @@ async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) {
     let frame = Frame::new(&request, state);
     node.metrics.tree_message_sent(frame.wire_len());
     match node.peers.request::<ReplicaPutReply>(peer, Class::Background, frame, PUSH_TIMEOUT).await {
-        Ok(_) => drop(node.metrics.states_pushed.inc()),
-        Err(error) => tracing::debug!(%peer, %error, "a state was not taken by another replica"),
+        Ok(_) => {
+            node.metrics.states_pushed.inc();
+            Some(bytes)
+        }
+        Err(error) => {
+            tracing::debug!(%peer, %error, "a state was not taken by another replica");
+            None
+        }
     }
 }
 

@@ -116,16 +116,25 @@ async fn deliver(node: &Arc<Shared>, target: NodeId, queued: &Queued) -> Result<
     let Some(_turn) = node.background.turn(Work::HintDelivery).await else {
         return Err(Undelivered::NoAnswer("other background work comes first".into()));
     };
-    let state = match hints.read(&queued.record_key, &target) {
-        Ok(Some(hint)) => hint.record.state,
+    let (state, damaged) = match hints.read(&queued.record_key, &target) {
+        Ok(Some(hint)) => match hint.record.decode_state() {
+            Ok(state) if state.is_intact() => (Some(hint.record.state), None),
+            // The target would refuse it for ever.
+            Ok(_) => (Some(hint.record.state), Some("a value fails its checksum".to_owned())),
+            Err(error) => (Some(hint.record.state), Some(error.to_string())),
+        },
         // Delivered meanwhile.
         Ok(None) => return Ok(()),
-        Err(StorageError::Damaged { reason }) => {
-            tracing::error!(%target, %reason, "a hint cannot be read and is given up: its target lacks a write until the key is read");
-            node.metrics.hints_damaged.inc();
-            return remove(node, target, queued, None).await.map(drop);
-        }
+        Err(StorageError::Damaged { reason }) => (None, Some(reason)),
         Err(error) => return Err(Undelivered::NoAnswer(format!("the store of hints: {error}"))),
+    };
+    let state = match (state, damaged) {
+        (Some(state), None) => state,
+        (state, reason) => {
+            tracing::error!(%target, ?reason, "a hint is damaged and is given up: its target lacks a write until the two are compared");
+            node.metrics.hints_damaged.inc();
+            return remove(node, target, queued, state).await.map(drop);
+        }
     };
     let (bucket, key) = parse_record_key(&queued.record_key)
         .ok_or_else(|| Undelivered::Refused("a hint is stored under a key of an unknown form".into()))?;

@@ -27,6 +27,9 @@ const RECORD_AT: usize = 24;
 /// What every turn begins with.
 pub(super) const TURNS: &[u8] = &[TURN];
 
+/// What every hint begins with.
+pub(super) const HINTS: &[u8] = &[HINT];
+
 /// Where the hint for `target` about the key of `record_key` is stored.
 pub(super) fn hint_key(record_key: &[u8], target: &NodeId) -> Bytes {
     let mut out = BytesMut::with_capacity(3 + record_key.len() + NodeId::MAX_LEN);
@@ -36,6 +39,16 @@ pub(super) fn hint_key(record_key: &[u8], target: &NodeId) -> Bytes {
     out.put_slice(record_key);
     out.put_slice(target.as_str().as_bytes());
     out.freeze()
+}
+
+/// The record key and the target of a hint key.
+pub(super) fn parse_hint_key(hint_key: &Bytes) -> Result<(Bytes, NodeId), StorageError> {
+    let record_key = record_key_of(hint_key)?;
+    let target = std::str::from_utf8(&hint_key[3 + record_key.len()..]);
+    match target.ok().and_then(|text| text.parse().ok()) {
+        Some(target) => Ok((record_key, target)),
+        None => Err(damaged("a hint is for a node of an impossible name")),
+    }
 }
 
 /// The record key within a hint key.
@@ -166,7 +179,7 @@ mod tests {
         let key = hint_key(b"\x00\x01\x01bk", &id("n2"));
         let turn = Turn { bytes: 9, since_ms: 5, hint_key: key.clone() };
         assert_eq!(Turn::decode(turn.encode()), Ok(turn));
-        assert_eq!(record_key_of(&key).as_deref(), Ok(&b"\x00\x01\x01bk"[..]));
+        assert_eq!(parse_hint_key(&key), Ok((Bytes::from_static(b"\x00\x01\x01bk"), id("n2"))));
         assert_eq!(parse_turn_key(&turn_key(&id("n2"), 258)), Ok((id("n2"), 258)));
     }
 
@@ -183,7 +196,7 @@ mod tests {
         fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
             let bytes = Bytes::from(bytes);
             let _ = (Hint::decode(bytes.clone()), Turn::decode(bytes.clone()));
-            let _ = (parse_turn_key(&bytes), record_key_of(&bytes));
+            let _ = (parse_turn_key(&bytes), parse_hint_key(&bytes));
         }
 
         #[test]

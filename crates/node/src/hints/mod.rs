@@ -8,6 +8,7 @@
 //! `layout` draws the bytes, `delivery` hands hints over, `replica` is what a fallback does with them.
 
 pub(crate) mod admin;
+pub(crate) mod check;
 mod delivery;
 mod layout;
 mod replica;

@@ -1,7 +1,13 @@
 //! The store of hints by itself, in memory.
 
-use super::*;
-use crate::storage::MemoryStorage;
+use dynkv_proto::{Actor, Conflict, PutId, State, Version, value_hash};
+use dynkv_vclock::{CausalContext, HybridTime};
+
+use super::{
+    check::{Checked, check_page},
+    *,
+};
+use crate::storage::{MemoryStorage, write_durably};
 
 const LIMIT_BYTES: u64 = 1000;
 
@@ -143,4 +149,73 @@ fn the_totals_do_not_depend_on_the_order_of_acknowledgements() {
     drop(Delta::new(&hints, target(), 1, 7));
     hints.recount_if_stale().expect("the store can be read");
     assert_eq!(totals(&hints), (1, 3));
+}
+
+/// A real state, with a value.
+fn real_state() -> Bytes {
+    let version = Version {
+        time: HybridTime::from_u64(1),
+        put_id: PutId(1),
+        tombstone: false,
+        content_type: String::new(),
+        meta: BTreeMap::new(),
+        hash: value_hash(b"value"),
+        value: Bytes::from_static(b"value"),
+    };
+    let mut state = State::default();
+    state.put(Actor(1, 1), &CausalContext::new(), version, Conflict::Siblings).expect("a new actor");
+    state.encode()
+}
+
+/// Checks everything, two entries at a time.
+fn checked(storage: &MemoryStorage) -> Checked {
+    let (mut all, mut from) = (Checked::default(), Bytes::new());
+    loop {
+        let (page, next) = check_page(storage, &from, 2, u64::MAX).expect("the store can be read");
+        assert!(page.seen <= 2);
+        all.seen += page.seen;
+        all.hints += page.hints;
+        all.bytes += page.bytes;
+        all.damaged.extend(page.damaged);
+        let Some(next) = next else { return all };
+        from = next;
+    }
+}
+
+/// Each way in which a hint may be damaged, with what the check says then.
+#[tokio::test]
+async fn whatever_is_wrong_with_a_hint_is_found() {
+    let flip_last = |bytes: Bytes| {
+        let mut bytes = bytes.to_vec();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        Some(Bytes::from(bytes))
+    };
+    let (hint, turn) = (hint_key(b"k", &target()), turn_key(&target(), 1));
+    let flip_first = |bytes: Bytes| Some(Bytes::from([&[bytes[0] ^ 1], &bytes[1..]].concat()));
+    type Change<'a> = (&'a Bytes, &'a dyn Fn(Bytes) -> Option<Bytes>, &'a [&'a str]);
+    let table: [Change<'_>; 6] = [
+        (&hint, &Some, &[]),
+        (&hint, &flip_last, &["a value in a hint fails its checksum"]),
+        (&hint, &flip_first, &["a hint fails its checksum"]),
+        (&hint, &|_| None, &["a hint's turn names a hint that is not there"]),
+        (&turn, &|_| None, &["a hint has no turn: it would never be delivered"]),
+        (
+            &turn,
+            &flip_last,
+            // Its key ends with the target's name.
+            &["a hint has no turn: it would never be delivered"],
+        ),
+    ];
+    for (key, change, expected) in table {
+        let storage = Arc::<MemoryStorage>::default();
+        let hints = store(&storage);
+        put(&hints, "k", real_state()).expect("there is room");
+        put(&hints, "l", real_state()).expect("there is room");
+        let stored = storage.get(Space::Hints, key).expect("it can be read").expect("it is there");
+        write_durably(&*storage, vec![(Space::Hints, key.clone(), change(stored))]).await.expect("it works");
+        let found = checked(&storage);
+        assert_eq!(found.damaged, expected, "{key:?}");
+        assert!(found.bytes > 0 && found.hints >= 1, "{found:?}");
+    }
 }

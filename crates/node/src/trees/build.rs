@@ -1,6 +1,6 @@
 //! Building trees from the index, page by page, while it is written to.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, ops::Bound, sync::Arc};
 
 use dynkv_merkle::{Entries, Entry, Rebuild, Span};
 use dynkv_proto::{Digest, TreePosition};
@@ -29,6 +29,17 @@ pub(super) enum Progress {
     Done,
     /// A write failed meanwhile, or building was given up: nothing was done.
     Disturbed,
+}
+
+/// Which tree is to be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ToCheck {
+    /// That of this partition.
+    Partition(u32),
+    /// The next one, which is missing, and to be built first.
+    Unbuilt,
+    /// There are no more.
+    NoMore,
 }
 
 /// A page, to the letter.
@@ -99,24 +110,24 @@ impl Trees {
         })
     }
 
-    /// The partition whose tree is to be checked: the first behind `after` that has one, or the first of all.
-    pub(super) fn to_check(&self, after: Option<u32>) -> Option<u32> {
+    /// The partition whose tree is to be checked: the first behind `after`.
+    pub(super) fn to_check(&self, after: Option<u32>) -> ToCheck {
         let mut book = self.book();
         let bits = book.bits;
-        let is_next = |partition: u32| after.is_none_or(|after| partition > after);
-        let ready = |book: &Book, next: bool| {
-            book.held
-                .iter()
-                .find(|(partition, held)| held.tree.is_some() && (!next || is_next(**partition)))
-                .map(|(partition, _)| *partition)
-        };
-        let partition = ready(&book, true).or_else(|| ready(&book, false))?;
-        let held = book.held.get_mut(&partition)?;
-        let depth = held.tree.as_ref()?.depth();
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let Some((&partition, held)) = book.held.range_mut(behind).next() else { return ToCheck::NoMore };
+        let Some(depth) = held.tree.as_ref().map(|tree| tree.depth()) else { return ToCheck::Unbuilt };
         if held.building.is_none() {
             held.building = Building::begin(bits, partition, depth, true);
         }
-        Some(partition)
+        ToCheck::Partition(partition)
+    }
+
+    /// Gives up checks of trees in use, so that the next ones begin at the first record.
+    pub(super) fn give_up_checks(&self) {
+        for held in self.book().held.values_mut() {
+            held.building = held.building.take().filter(|building| !building.leisurely);
+        }
     }
 
     /// Reads a page of at most `max` entries into the tree of `partition` that is being built. Returns the page, too.

@@ -21,15 +21,18 @@
 //!
 //! No lock is held while the store is asked for anything: a store may run transactions under a lock of its own.
 
+pub(crate) mod admin;
 mod build;
 pub(crate) mod index;
+mod scrub;
 #[cfg(test)]
 mod tests;
 mod upkeep;
+mod verify;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::ControlFlow,
+    ops::{Bound, ControlFlow},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -43,6 +46,7 @@ use tokio::sync::{Notify, oneshot};
 use self::build::Building;
 use self::index::{index_key, index_value, parse_value, place_of};
 pub(crate) use self::upkeep::run as keep_up;
+use self::verify::Verification;
 use crate::{
     cluster::View,
     key::RecordAt,
@@ -62,8 +66,10 @@ pub(crate) struct Trees {
     pub(crate) storage: Arc<dyn Storage>,
     metrics: Arc<Metrics>,
     book: Mutex<Book>,
-    /// Told when a tree is to be built.
+    /// Told when a tree is to be built, or a verification begins.
     wake: Notify,
+    /// The verification that an operator has ordered.
+    pub(crate) verification: Verification,
 }
 
 #[derive(Default)]
@@ -89,6 +95,9 @@ struct Held {
     /// The one that will replace it.
     building: Option<Building>,
 }
+
+/// A partition, and its tree if there is one.
+type OfPartition = (u32, Option<Arc<Tree>>);
 
 /// A place that is being written to.
 struct Writing {
@@ -168,7 +177,8 @@ impl Trees {
             }
             ControlFlow::Continue(())
         })?;
-        Ok(Trees { storage, metrics, book: Mutex::new(book), wake: Notify::new() })
+        let book = Mutex::new(book);
+        Ok(Trees { storage, metrics, book, wake: Notify::new(), verification: Verification::default() })
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -292,6 +302,11 @@ impl Trees {
         self.wake.notify_one();
     }
 
+    /// Whether this node is a home of a partition.
+    pub(crate) fn holds(&self, partition: u32) -> bool {
+        self.book().held.contains_key(&partition)
+    }
+
     /// The tree of a partition, if there is one.
     pub(crate) fn ready(&self, partition: u32) -> Option<Arc<Tree>> {
         self.book().held.get(&partition)?.tree.clone()
@@ -302,6 +317,35 @@ impl Trees {
         let book = self.book();
         let trees = partitions.iter().filter_map(|partition| book.held.get(partition)?.tree.as_deref());
         Roots::new(book.bits, trees)
+    }
+
+    /// Those of `partitions` that have no tree.
+    pub(crate) fn without_tree(&self, partitions: &[u32]) -> BTreeSet<u32> {
+        let book = self.book();
+        let has_tree = |partition: &u32| book.held.get(partition).is_some_and(|held| held.tree.is_some());
+        partitions.iter().copied().filter(|partition| !has_tree(partition)).collect()
+    }
+
+    /// How many partitions are held, and how many of those have no tree.
+    pub(crate) fn counts(&self) -> (u32, u32) {
+        let book = self.book();
+        let building = book.held.values().filter(|held| held.tree.is_none()).count();
+        // At most 65,536.
+        (book.held.len() as u32, building as u32)
+    }
+
+    /// How many places all trees together cover.
+    fn entries(&self) -> u64 {
+        self.book().held.values().filter_map(|held| held.tree.as_ref()).map(|tree| tree.len()).sum()
+    }
+
+    /// The trees of the partitions behind `after`, at most `limit`; none where one is being built. Says whether there are more.
+    fn page(&self, after: Option<u32>, limit: usize) -> (Vec<OfPartition>, bool) {
+        let book = self.book();
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let mut held = book.held.range(behind).map(|(partition, held)| (*partition, held.tree.clone()));
+        let page = held.by_ref().take(limit).collect();
+        (page, held.next().is_some())
     }
 
     /// Every partition held, with its tree's root if there is a tree.

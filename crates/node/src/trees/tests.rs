@@ -6,7 +6,11 @@ use dynkv_merkle::Rebuild;
 use dynkv_ring::Position;
 use proptest::prelude::*;
 
-use super::{build::Progress, index::Index, *};
+use super::{
+    build::{Progress, ToCheck},
+    index::Index,
+    *,
+};
 use crate::{
     record::record_key,
     storage::{Committed, Overlay, StorageStats, Visit},
@@ -288,7 +292,7 @@ proptest! {
                     }
                 }
                 Action::CheckPage(before, after) => {
-                    if let Some(partition) = trees.to_check(None) {
+                    if let ToCheck::Partition(partition) = trees.to_check(None) {
                         storage.around_scan.lock().unwrap().push_back((before, after));
                         trees.build_page(partition, 2).unwrap();
                     }
@@ -380,10 +384,11 @@ fn a_tree_that_drifted_is_noticed_and_replaced() {
     storage.map().insert((Space::Digests, index_key(place, &at(3).record)), index_value(Digest(9)));
     let mut done = None;
     for _ in 0..2 {
-        let partition = trees.to_check(done).unwrap();
+        let ToCheck::Partition(partition) = trees.to_check(done) else { panic!("it has a tree") };
         while trees.build_page(partition, 3).unwrap().0 == Progress::More {}
         done = Some(partition);
     }
+    assert_eq!(trees.to_check(done), ToCheck::NoMore);
     assert_eq!(trees.metrics.tree_drifts.get(), 1);
     let partition = (at(3).position.0 >> 127) as u32;
     assert_eq!(trees.ready(partition).unwrap().root(), storage.built(partition).root());

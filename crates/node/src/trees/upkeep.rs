@@ -1,47 +1,70 @@
-//! Builds the trees that are missing, and goes through all records again and again, slowly, to see whether tree, index,
-//! records and values still fit together.
+//! Builds the trees that are missing, and goes through all that is stored again and again, slowly, or as fast as an operator
+//! has ordered.
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use dynkv_merkle::Tree;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::build::Progress;
-use crate::{background::Work, key::Key, record::parse_record_key, shared::Shared, storage::StorageError};
+use super::{
+    build::Progress,
+    scrub::{Walk, Went, Witness},
+    verify::Verifier,
+};
+use crate::{background::Work, hints::check::Checked, shared::Shared};
 
 /// Entries in a page of a tree that is missing, and the pause after one: reading takes a fifth of the time at most.
 const PAGE: usize = 256;
 const PAGE_PAUSE: Duration = Duration::from_millis(1);
 
-/// Records looked at in one go, and how often: a million in four hours and a half.
+/// Records looked at in one go, and how often: a million in nine hours, since each is looked at twice.
 const CHECKED: usize = 64;
 /// Partitions begun in one go, where they hold few.
-const PARTITIONS_CHECKED: usize = 16;
+const PIECES_CHECKED: usize = 16;
 const CHECK_PERIOD: Duration = Duration::from_secs(1);
 
 /// After an error of the store, or of a write.
-const RETRY_PAUSE: Duration = Duration::from_millis(100);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Runs until the node stops.
 pub(crate) async fn run(node: Arc<Shared>) {
     let trees = &node.replica.trees;
     let mut news = node.cluster.subscribe();
-    let mut checked = None;
+    let mut walk = Walk::default();
+    let mut ordered: Option<Verifier> = None;
     let mut check_at = Instant::now() + CHECK_PERIOD;
     loop {
         trees.follow(&node.cluster.view(), &node.cluster.me.id);
         build_missing(&node).await;
-        if Instant::now() >= check_at {
-            let mut budget = CHECKED;
-            for _ in 0..PARTITIONS_CHECKED {
-                checked = check_some(&node, checked, &mut budget).await;
-            }
+        let mut next = check_at;
+        if let Some(number) = trees.verification.running() {
+            // That is the check, too, while it goes on: both at once would read a partition's pages in turns.
+            let verifier = match &mut ordered {
+                Some(verifier) if verifier.number == number => verifier,
+                other => other.insert(Verifier::new(&node, number)),
+            };
+            next = verifier.go_on(&node, Instant::now() + CHECK_PERIOD).await;
+        } else if Instant::now() >= check_at {
+            check_some(&node, &mut walk).await;
             check_at = Instant::now() + CHECK_PERIOD;
+            next = check_at;
         }
         tokio::select! {
             biased;
             () = news.changed() => {}
-            _ = timeout(check_at - Instant::now(), trees.wake.notified()) => {}
+            _ = timeout(next.saturating_duration_since(Instant::now()), trees.wake.notified()) => {}
+        }
+    }
+}
+
+/// Goes on with the check by as much as a period allows.
+async fn check_some(node: &Arc<Shared>, walk: &mut Walk) {
+    let mut budget = CHECKED;
+    for _ in 0..PIECES_CHECKED {
+        match walk.go_on(node, budget, &mut Unasked).await {
+            Went::On(seen) if seen < budget => budget -= seen,
+            _ => return,
         }
     }
 }
@@ -68,40 +91,19 @@ async fn build_missing(node: &Arc<Shared>) {
     }
 }
 
-/// Checks the next few records of the partition that is being checked. Returns the last one that was done with.
-async fn check_some(node: &Arc<Shared>, done: Option<u32>, budget: &mut usize) -> Option<u32> {
-    let trees = &node.replica.trees;
-    if *budget == 0 {
-        return done;
-    }
-    let partition = trees.to_check(done)?;
-    let Some(_turn) = node.background.turn(Work::TreeUpkeep).await else { return done };
-    let (progress, page) = match trees.build_page(partition, *budget) {
-        Ok(read) => read,
-        Err(error) => {
-            tracing::warn!(partition, %error, "the digest index cannot be read");
-            return Some(partition);
-        }
-    };
-    *budget = budget.saturating_sub(page.len());
-    let partitions = node.cluster.view().membership.partitions();
-    for entry in page {
-        let Some((bucket, key)) = parse_record_key(&entry.record) else { continue };
-        let key = Key::new(bucket, key, partitions);
-        let fits = match node.replica.read_intact(&key) {
-            Ok(Some(record)) => record.digest().is_ok_and(|digest| digest == entry.digest),
-            Ok(None) => false,
-            // Noted, and healed from the others.
-            Err(StorageError::Damaged { .. }) => true,
-            Err(_) => return done,
-        };
-        // Written to meanwhile, most likely; otherwise the index is set right.
-        if !fits {
-            node.replica.check(&key);
+/// The witness of the check that nodes make by themselves: what it finds is in the metrics and the log.
+struct Unasked;
+
+impl Witness for Unasked {
+    fn record(&mut self, _: &Bytes, _: u64, _: bool) {}
+
+    fn listed(&mut self, _: u64, _: u64) {}
+
+    fn hints(&mut self, checked: &Checked) {
+        for reason in &checked.damaged {
+            tracing::error!(%reason, "a hint is damaged; when its target is back it is given up, and comparisons bring what the target lacks");
         }
     }
-    match progress {
-        Progress::Done => Some(partition),
-        _ => done,
-    }
+
+    fn error(&mut self, _: String) {}
 }

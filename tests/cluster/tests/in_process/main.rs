@@ -7,6 +7,7 @@ mod founding;
 mod hints;
 mod identity;
 mod listing;
+mod operators;
 mod refusals;
 mod routing;
 mod security;

@@ -63,9 +63,14 @@ pub(crate) async fn give(
     };
     let mut state = State::default();
     state.put(Actor(1, number), &CausalContext::new(), version, Conflict::Siblings).expect("a new actor");
+    hand(cluster, node, key, &state).await;
+}
+
+/// Has one replica unite a state, as another node would.
+pub(crate) async fn hand(cluster: &Cluster, node: NodeId, key: &str, state: &State) {
     let request = ReplicaPut {
         bucket: "b".into(),
-        key: key.into(),
+        key: key.to_owned().into(),
         stamp: Stamp::default(),
         durable: true,
         hint_for: None,

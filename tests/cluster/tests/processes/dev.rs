@@ -1,13 +1,19 @@
 //! `dyn dev`, and every command against it.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use dynkv_client::ClusterFile;
 use dynkv_net::{
     PeerName, Role,
     certs::{CertificateAuthority, Validity},
 };
-use dynkv_tests::process::{Process, Ran, command, run};
+use dynkv_tests::{
+    process::{Process, Ran, command, run},
+    wait::{LONG, TICK},
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -184,6 +190,67 @@ fn bad_input_is_one_line_with_the_right_exit_code() {
 
     home.run(&["get", "b/k", "--timeout", "500ms"]).fails(6, "no node of cluster 'dev' answers");
     home.run(&["put", "b/k", "v", "--timeout", "500ms"]).fails(6, "no node of cluster 'dev' answers");
+}
+
+#[test]
+fn operators_see_replicas_and_have_them_repaired_and_verified() {
+    let home = Home::new();
+    let dev = home.dev();
+    for key in ["alice", "bob", "carol"] {
+        home.run(&["put", &format!("carts/{key}"), "2 apples", "-w", "3"]).ok();
+    }
+    home.run(&["delete", "carts/bob", "-w", "3"]).ok();
+
+    for node in ["n1", "n2", "n3"] {
+        let give_up = Instant::now() + LONG;
+        while home.json(&["merkle", "roots", node])["building"] != 0 {
+            assert!(Instant::now() < give_up, "{node} does not build its trees");
+            std::thread::sleep(TICK);
+        }
+    }
+    let trees = home.json(&["merkle", "roots", "n1"]);
+    let entries: u64 =
+        trees["trees"].as_array().unwrap().iter().map(|t| t["entries"].as_u64().unwrap()).sum();
+    assert_eq!(
+        (entries, trees["trees"].as_array().unwrap().len() as u64),
+        (3, trees["partitions"].as_u64().unwrap())
+    );
+    let one = home.run(&["merkle", "roots", "n1", "--partition", "3"]).ok();
+    assert!(one.lines().nth(1).unwrap().contains("ready") && one.contains("all trees ready"), "{one}");
+    assert!(home.run(&["merkle", "diff", "n1", "n2", "--keys"]).ok().contains(": equal"));
+    let same = home.json(&["merkle", "diff", "n3", "n2", "--keys"]);
+    assert_eq!((&same["differing"], &same["keys"]), (&Value::Array(vec![]), &Value::Array(vec![])));
+
+    let none = home.run(&["repair", "status"]).ok();
+    assert!(none.contains("none was ordered"), "{none}");
+    assert!(home.run(&["repair", "start", "--node", "n2", "--partition", "3"]).ok().contains("begun at n2"));
+    let done = home.json(&["repair", "start", "--wait"]);
+    for node in done["nodes"].as_array().unwrap() {
+        assert_eq!((&node["run"]["state"], &node["run"]["errors"]), (&"done".into(), &0.into()), "{done}");
+        assert_eq!(node["run"]["compared"], node["run"]["comparisons"], "{done}");
+    }
+    assert!(home.run(&["repair", "stop"]).ok().contains("no repair was under way"));
+
+    let verified = home.json(&["verify"]);
+    assert_eq!(
+        (&verified["records"], &verified["damaged"], &verified["complete"]),
+        (&9.into(), &0.into(), &true.into())
+    );
+    assert!(home.run(&["verify", "n3", "--rate", "1MiB/s"]).ok().contains("done"));
+
+    let versions = home.run(&["ring", "locate", "carts/alice", "--versions"]).ok();
+    assert_eq!(versions.matches(" latest ").count(), 3, "{versions}");
+    assert!(versions.contains("all 3 homes hold the same"), "{versions}");
+    let deleted = home.json(&["ring", "locate", "carts/bob", "--versions"]);
+    assert_eq!(deleted["nodes"][0]["states"][0]["versions"][0]["tombstone"], true, "{deleted}");
+
+    home.run(&["merkle", "diff", "n1", "n1"]).fails(2, "name two nodes");
+    home.run(&["merkle", "roots", "n9"]).fails(1, "use one of n1, n2, n3");
+    home.run(&["merkle", "roots", "n1", "--partition", "70000"]).fails(2, "no home of partition");
+    home.run(&["repair", "start", "--partition", "70000"]).fails(2, "counted from 0");
+    home.run(&["verify", "n9"]).fails(1, "use one of");
+    home.run(&["verify", "--rate", "none"]).fails(2, "8MiB");
+    stop(dev);
 }
 
 #[test]

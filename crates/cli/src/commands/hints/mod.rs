@@ -9,12 +9,12 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use dynkv_client::proto::{HintTotals, HintsReply};
 use dynkv_client::ring::NodeId;
-use dynkv_client::{Client, ClusterView, Error};
+use dynkv_client::{Client, ClusterView};
 use serde_json::{Value, json};
-use tokio::task::JoinSet;
 
 use crate::commands::status::nodes;
 use crate::connection::{block_on, known};
+use crate::each::{ask_each, names, silence, silent, silent_json};
 use crate::error::CliError;
 use crate::exit::Exit;
 
@@ -48,10 +48,7 @@ impl Hints {
 }
 
 /// A node and what it keeps, by its own account.
-struct Row {
-    node: NodeId,
-    answer: Result<HintsReply, Error>,
-}
+type Row = crate::each::Row<HintsReply>;
 
 /// Hints of one holder for one target.
 struct Owed<'a> {
@@ -74,44 +71,19 @@ fn holders(
     }
 }
 
-/// Asks all of `holders` at once: one that is down must not hold up the others, and none longer than `limit`.
+/// Asks all of `holders` at once, and none for longer than `limit`.
 async fn ask_all(client: &Client, holders: &[NodeId], limit: Duration) -> Vec<Row> {
     let limit = client.options().timeout.min(limit);
-    let mut asked = JoinSet::new();
-    for &node in holders {
-        let hints = client.hints(node).timeout(limit);
-        asked.spawn(async move { Row { node, answer: hints.await } });
-    }
-    let mut rows = asked.join_all().await;
-    rows.sort_by_key(|row| row.node);
-    rows
+    ask_each(holders, |node| client.hints(node).timeout(limit)).await
 }
 
 /// What those that answered owe, to `target` or to all.
 fn owed(rows: &[Row], target: Option<NodeId>) -> Vec<Owed<'_>> {
-    let answered = rows.iter().filter_map(|row| Some((row.node, row.answer.as_ref().ok()?)));
+    let answered = rows.iter().filter_map(Row::answered);
     let all = answered.flat_map(|(holder, reply)| reply.totals.iter().map(move |totals| (holder, totals)));
     all.filter(|(_, totals)| target.is_none_or(|only| only == totals.target))
         .map(|(holder, totals)| Owed { holder, totals })
         .collect()
-}
-
-/// The nodes that did not answer, and why.
-fn silent(rows: &[Row]) -> Vec<(NodeId, &Error)> {
-    rows.iter().filter_map(|row| Some((row.node, row.answer.as_ref().err()?))).collect()
-}
-
-/// Silent nodes as text: `n1, n2`.
-fn names(silent: &[(NodeId, &Error)]) -> String {
-    silent.iter().map(|(node, _)| node.to_string()).collect::<Vec<_>>().join(", ")
-}
-
-/// Why a node is silent, for people. What was tried in vain, and why, is for --json.
-fn silence(error: &Error) -> String {
-    match error {
-        Error::Connect { .. } => "is down, or cannot be reached from here".into(),
-        other => other.to_string(),
-    }
 }
 
 fn totals_json(totals: &HintTotals) -> Value {
@@ -125,13 +97,10 @@ fn totals_json(totals: &HintTotals) -> Value {
     })
 }
 
-fn silent_json(rows: &[Row]) -> Value {
-    let nodes = silent(rows).into_iter();
-    nodes.map(|(node, error)| json!({"node": node.to_string(), "error": error.to_string()})).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use dynkv_client::Error;
+
     use super::*;
 
     pub(super) fn id(text: &str) -> NodeId {

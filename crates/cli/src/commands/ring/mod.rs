@@ -1,16 +1,24 @@
 //! `dyn ring`
 
+mod versions;
+
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 use dynkv_client::ring::{NodeId, Position, Status};
 use dynkv_client::{Client, ClusterView};
 use serde_json::{Value, json};
 
+use self::versions::Versions;
 use crate::address::Address;
 use crate::commands::status::summary;
 use crate::connection::{Connection, block_on};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::{json, output};
+
+/// A node that is up answers sooner; waiting longer for one that is down helps nobody.
+const ANSWER_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Show who keeps what
 #[derive(Debug, Args)]
@@ -36,6 +44,9 @@ struct Show {
 }
 
 /// Show where a key is kept: its position, partition, home replicas, and the fallbacks behind them
+///
+/// With --versions every node is asked what it holds of the key, in its record and in hints for others. That is no read: nothing is
+/// merged or repaired by it. Exit code 5 if some node did not answer.
 #[derive(Debug, Args)]
 struct Locate {
     /// BUCKET/KEY, divided at the first slash; without one the bucket is `default`
@@ -43,6 +54,9 @@ struct Locate {
     /// The key is given in hexadecimal
     #[arg(long)]
     key_hex: bool,
+    /// Show what each node holds of it, side by side, and who is behind
+    #[arg(long)]
+    versions: bool,
     /// Print it as JSON
     #[arg(long)]
     json: bool,
@@ -153,6 +167,13 @@ impl Locate {
                 ring.preference(partition).map(|member| member.id).filter(|id| !homes.contains(id));
             let places: Vec<(&str, NodeId)> =
                 homes.iter().map(|&id| ("home", id)).chain(fallbacks.map(|id| ("fallback", id))).collect();
+            let versions = match self.versions {
+                true => {
+                    let nodes: Vec<NodeId> = places.iter().map(|(_, id)| *id).collect();
+                    Some(Versions::ask(&client, &address, homes, &nodes).await)
+                }
+                false => None,
+            };
             if self.json {
                 let list = |wanted: &str| -> Vec<Value> {
                     let of_kind = places.iter().filter(|(kind, _)| *kind == wanted);
@@ -160,23 +181,36 @@ impl Locate {
                         .map(|(_, id)| json!({"node": id.to_string(), "address": address_of(&view, id)}))
                         .collect()
                 };
-                let more = json!({
+                let mut more = json!({
                     "position": position.to_string(),
                     "partition": partition.0,
                     "homes": list("home"),
                     "fallbacks": list("fallback"),
                 });
+                if let Some(versions) = &versions {
+                    more["nodes"] = versions.as_json();
+                }
                 output::json(&json::of_key(&address, more))?;
             } else {
                 output::line(format_args!("{address}: position {position}, partition {partition}"))?;
-                let rows = places.iter().map(|(kind, id)| {
-                    let zone =
-                        ring.member(id).map(|member| member.zone_name().to_owned()).unwrap_or_default();
-                    [(*kind).to_owned(), id.to_string(), address_of(&view, id), zone]
-                });
-                output::line(output::table(["role", "node", "address", "zone"], &[], rows.collect()))?;
+                match &versions {
+                    Some(versions) => {
+                        output::line(versions.as_table())?;
+                        output::line(versions.summary())?;
+                    }
+                    None => output::line(places_table(&view, &places))?,
+                }
             }
-            Ok(Exit::Ok)
+            versions.and_then(|versions| versions.problem()).map_or(Ok(Exit::Ok), Err)
         })
     }
+}
+
+fn places_table(view: &ClusterView, places: &[(&str, NodeId)]) -> String {
+    let rows = places.iter().map(|(kind, id)| {
+        let member = view.ring().member(id);
+        let zone = member.map(|member| member.zone_name().to_owned()).unwrap_or_default();
+        [(*kind).to_owned(), id.to_string(), address_of(view, id), zone]
+    });
+    output::table(["role", "node", "address", "zone"], &[], rows.collect())
 }
