@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use crate::{metrics::Metrics, shared::Shared};
 
 /// How many kinds there are.
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 /// Pieces under way at once, at least: work goes on, however slow the foreground is.
 const SHARE_MIN: usize = 4;
@@ -51,6 +51,8 @@ pub(crate) enum Work {
     AntiEntropy,
     /// Building and checking Merkle trees.
     TreeUpkeep,
+    /// Settling tombstones and old context entries.
+    Settlement,
 }
 
 /// A kind as a label.

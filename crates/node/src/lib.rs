@@ -4,7 +4,7 @@
 //! `replica` reads, unites and mints on every home; `storage` keeps the records. `cluster` is what the node knows of the
 //! membership, `gossip` how that travels and who is suspected to be down, `peers` the connections to the others. `hints` are
 //! kept for homes that are out of reach; `trees` are what replicas hold in short, `entropy` compares them and mends what differs;
-//! `background` bounds what no client waits for.
+//! `settle` lets tombstones and old context entries go; `background` bounds what no client waits for.
 //!
 //! # What this crate does not do
 //!
@@ -37,6 +37,7 @@ mod record;
 mod repair;
 mod replica;
 mod server;
+mod settle;
 mod shared;
 pub mod storage;
 mod trees;

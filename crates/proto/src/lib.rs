@@ -36,6 +36,7 @@ mod frame;
 mod hints;
 mod ids;
 mod messages;
+mod settle;
 mod state;
 mod trees;
 
@@ -49,12 +50,16 @@ pub use error::DecodeError;
 pub use failure::{Failure, FailureCode, Outcome};
 pub use frame::{FRAME_PREFIX_BYTES, Frame, HEADER_BYTES_MAX, Message, Request};
 pub use hints::{DrainHints, DrainHintsReply, HintEntry, HintTotals, Hints, HintsReply};
-pub use ids::{Actor, Digest, Marks, PutId, Stamp, TreePosition, display_dot};
+pub use ids::{Actor, Digest, Marks, PutId, Round, Stamp, TreePosition, display_dot};
 pub use messages::{
     Announcement, Get, GetReply, Gossip, GossipReply, Hops, List, ListReply, ListedKey, Metrics,
     MetricsReply, NodeInfo, NodeLoad, PeerStatus, Propose, ProposeReply, Put, PutReply, PutSeen,
     PutSeenReply, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply,
     Seen, Status, StatusReply, View, ViewReply, kinds,
+};
+pub use settle::{
+    Admit, AdmitReply, PartitionMarks, SettleDecide, SettleDecideReply, SettleDrop, SettleDropReply, SettleKey,
+    SettlePrepare, SettlePrepareReply,
 };
 pub use state::{Merge, State, Version, VersionHeader, value_hash};
 pub use trees::{

@@ -8,7 +8,7 @@ use dynkv_net::Class;
 use dynkv_proto::{Digest, Frame, Message, TreeCompare, TreePosition, TreeRoots};
 use dynkv_ring::NodeId;
 
-use super::{CALL_TIMEOUT, CompareError, SETTLE, states};
+use super::{CALL_TIMEOUT, CompareError, SETTLE, answer::unsettling, states};
 use crate::{background::Work, shared::Shared, trees::index::Index};
 
 /// Differences with which a batch is full.
@@ -92,7 +92,7 @@ impl Pass<'_> {
         let view = node.cluster.view();
         let shares = node.entropy.shares(&view, &node.cluster.me.id);
         let shared = shares.get(peer).map(Vec::as_slice).unwrap_or_default();
-        let roots = || node.replica.trees.roots_of(shared);
+        let roots = || node.replica.trees.roots_of(&unsettling(node, shared));
         let unusable = |error: dynkv_merkle::RootsError| CompareError::answer(*peer, error);
         let asked = roots().map_err(unusable)?.request(node.env.random());
         let body = call(node, *peer, &TreeRoots { view: view.digest }, asked.to_bytes()).await?;

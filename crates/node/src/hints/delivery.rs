@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynkv_net::Class;
-use dynkv_proto::{Frame, ReplicaPut, ReplicaPutReply};
 use dynkv_ring::NodeId;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::oneshot, time::MissedTickBehavior};
@@ -12,8 +11,11 @@ use tokio::{sync::oneshot, time::MissedTickBehavior};
 use super::Queued;
 use crate::{
     background::Work,
+    key::Key,
+    peers::PeerError,
     planted::{self, Bug},
     record::parse_record_key,
+    settle::send::{self, GiveError, How, Source},
     shared::Shared,
     storage::StorageError,
 };
@@ -112,12 +114,15 @@ enum Undelivered {
 
 /// Delivers one hint, and removes it once its target has it on disk.
 async fn deliver(node: &Arc<Shared>, target: NodeId, queued: &Queued) -> Result<(), Undelivered> {
-    let hints = &node.replica.hints;
     let Some(_turn) = node.background.turn(Work::HintDelivery).await else {
         return Err(Undelivered::NoAnswer("other background work comes first".into()));
     };
-    let state = match hints.read(&queued.record_key, &target) {
-        Ok(Some(hint)) => hint.record.state,
+    let (bucket, name) = parse_record_key(&queued.record_key)
+        .ok_or_else(|| Undelivered::Refused("a hint is stored under a key of an unknown form".into()))?;
+    let key = Key::new(bucket, name, node.cluster.view().membership.partitions());
+    let source = Source::Hint(target);
+    let held = match send::read(node, &key, &source) {
+        Ok(Some(held)) => held,
         // Delivered meanwhile.
         Ok(None) => return Ok(()),
         Err(StorageError::Damaged { reason }) => {
@@ -127,28 +132,21 @@ async fn deliver(node: &Arc<Shared>, target: NodeId, queued: &Queued) -> Result<
         }
         Err(error) => return Err(Undelivered::NoAnswer(format!("the store of hints: {error}"))),
     };
-    let (bucket, key) = parse_record_key(&queued.record_key)
-        .ok_or_else(|| Undelivered::Refused("a hint is stored under a key of an unknown form".into()))?;
-    let request = ReplicaPut {
-        bucket,
-        key: key.into(),
-        stamp: node.replica.stamp(),
-        // Only then may the hint go.
-        durable: !planted::is(Bug::HintRemovedOnMemoryAck),
-        hint_for: None,
-    };
-    let frame = Frame::new(&request, state.clone());
     if planted::is(Bug::HintRemovedBeforeAck) {
-        remove(node, target, queued, Some(state.clone())).await?;
+        remove(node, target, queued, Some(held.state.clone())).await?;
     }
-    let answer = node.peers.request::<ReplicaPutReply>(target, Class::Background, frame, CALL_TIMEOUT).await;
-    match answer {
-        Ok(_) => {}
-        Err(crate::peers::PeerError::Refused(failure)) => {
+    // Only from disk may the hint go.
+    let durable = !planted::is(Bug::HintRemovedOnMemoryAck);
+    let how = How { class: Class::Background, durable, hint_for: None, timeout: CALL_TIMEOUT };
+    let state = match send::give(node, target, &key, &source, held, how).await {
+        Ok((_, taken)) => taken,
+        Err(GiveError::Peer(PeerError::Refused(failure))) => {
             return Err(Undelivered::Refused(format!("{target} refuses a hint: {failure}")));
         }
+        // Delivered or settled meanwhile.
+        Err(GiveError::Gone) => return Ok(()),
         Err(error) => return Err(Undelivered::NoAnswer(error.to_string())),
-    }
+    };
     if remove(node, target, queued, Some(state)).await? {
         node.metrics.hints_delivered.inc();
     } else {
