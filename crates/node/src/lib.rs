@@ -47,6 +47,8 @@ pub use data_dir::DataDirError;
 pub use entropy::{CompareError, KeyDifference};
 pub use env::Env;
 pub use news::Listener;
+pub use settle::admission::is_old as disk_is_old;
+
 pub use node::{HINT_BYTES_MAX, Node, NodeConfig, Parts, StartError};
 
 pub use dynkv_net as net;

@@ -14,8 +14,10 @@ use crate::{
     checker::Violation,
     converge,
     history::{GetRecord, HeldVersion, History, Key, lock},
+    plan::Plan,
     replicas::{self, Records},
     run::REPLICAS,
+    settled,
     workload::Session,
     world::World,
 };
@@ -47,19 +49,24 @@ pub(crate) struct Last {
 /// to repair.
 pub(crate) async fn read_all(
     world: &mut World,
-    nodes: usize,
+    plan: &Plan,
     keys: &[Key],
     seed: u64,
 ) -> Result<Last, Violation> {
+    let nodes = plan.nodes;
     let client = world.client(Duration::from_secs(10)).await;
     let history = Arc::new(Mutex::new(History::default()));
     let mut session = Session::new(99, client.clone(), Vec::new(), history.clone(), world.log.clone(), seed);
     let mut repairs = Vec::new();
     hints_are_delivered(world).await?;
     if world.anti_entropy {
-        converge::without_reads(world, nodes, &client).await?;
+        converge::without_reads(world, plan, &client).await?;
     }
-    for _ in 0..2 {
+    for round in 0..2 {
+        if round == 1 && plan.grace_ms.is_some() && !world.anti_entropy {
+            // Now that the homes are equal.
+            settled::everywhere(world, nodes).await?;
+        }
         let before = count_repairs(world);
         for key in keys {
             read_until_answered(&mut session, key).await?;

@@ -164,7 +164,7 @@ impl List {
                 output::json(&all)?;
                 return Ok(Exit::Ok);
             }
-            let rows: Vec<[String; 10]> = view
+            let rows: Vec<[String; 11]> = view
                 .buckets()
                 .iter()
                 .map(|(name, properties)| {

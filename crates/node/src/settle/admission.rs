@@ -35,8 +35,12 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const WAIT_MAX: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Whether `storage` has been found to be old.
-pub(crate) fn is_old(storage: &dyn Storage) -> Result<bool, StorageError> {
+/// Whether an earlier run has found out that the store is an old copy, which is to be set aside before a node is put together on an empty
+/// one, with another disk id.
+///
+/// # Errors
+/// Those of reading it.
+pub fn is_old(storage: &dyn Storage) -> Result<bool, StorageError> {
     Ok(storage.get(Space::Meta, &OLD)?.is_some())
 }
 
