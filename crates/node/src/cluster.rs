@@ -70,7 +70,9 @@ pub enum LoadError {
 }
 
 /// What a node that begins with an empty disk may take along from one that is set aside: who its cluster is, and where.
-pub(crate) fn carried_over(storage: &dyn Storage) -> Result<Vec<(Space, Bytes, Option<Bytes>)>, StorageError> {
+pub(crate) fn carried_over(
+    storage: &dyn Storage,
+) -> Result<Vec<(Space, Bytes, Option<Bytes>)>, StorageError> {
     let mut carried = Vec::new();
     for key in [HISTORY, NODES] {
         if let Some(value) = storage.get(Space::Meta, &key)? {

@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use dynkv_proto::{
-    Actor, Conflict, ContextToken, DecodeError, Digest, ListedKey, Marks, PutId, PutSeenReply, Seen, Stamp, State,
-    Version,
+    Actor, Conflict, ContextToken, DecodeError, Digest, ListedKey, Marks, PutId, PutSeenReply, Seen, Stamp,
+    State, Version,
 };
 use dynkv_ring::PartitionId;
 use dynkv_vclock::{CausalContext, Dot, HybridClock, HybridTime};

@@ -7,8 +7,8 @@ use dynkv_net::{Handler, PeerName, Responder};
 use dynkv_proto::{
     Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, List, Message, Metrics,
     MetricsReply, Propose, Put, PutSeen, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply,
-    ReplicaPut, ReplicaPutReply, SettleDecide, SettleDrop, SettlePrepare, Stamp, Status, StatusReply, TreeCompare,
-    TreeRoots, View, ViewReply, kinds,
+    ReplicaPut, ReplicaPutReply, SettleDecide, SettleDrop, SettleMarks, SettleMarksReply, SettlePrepare,
+    Stamp, Status, StatusReply, TreeCompare, TreeRoots, View, ViewReply, kinds,
 };
 use dynkv_ring::{PartitionId, Position};
 
@@ -99,11 +99,20 @@ impl Handler for Server {
                     settle::answer::prepare(&node, request).await
                 });
             }
-            kinds::SETTLE_DECIDE => settling(node, frame, responder, |node, request: SettleDecide| async move {
-                settle::answer::decide(&node, request).await
-            }),
+            kinds::SETTLE_DECIDE => {
+                settling(node, frame, responder, |node, request: SettleDecide| async move {
+                    settle::answer::decide(&node, request).await
+                })
+            }
             kinds::SETTLE_DROP => settling(node, frame, responder, |node, request: SettleDrop| async move {
                 settle::answer::drop_settled(&node, request).await
+            }),
+            kinds::SETTLE_MARKS => inline(frame, responder, |request: SettleMarks| {
+                let marks = node.replica.marks.told(request.partition);
+                node.cluster
+                    .serving(&node.cluster.view())
+                    .map(|()| (SettleMarksReply { marks }, Bytes::new()))
+                    .map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()))
             }),
             kinds::ADMIT => spawned(node, frame, responder, settle::admission::answer),
             kind => {
@@ -274,10 +283,7 @@ fn read_replica(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, 
     node.metrics.replica_reads.inc();
     let (key, place, conflict) = key(node, request.bucket, request.key.0)?;
     // Whoever knows of a decision that this disk has missed must not be answered from it.
-    node.replica
-        .marks
-        .heed(key.partition.0, &request.stamp.1)
-        .map_err(|error| take_failure(node, &error))?;
+    node.replica.marks.heed(key.partition.0, &request.stamp.1).map_err(|error| take_failure(node, &error))?;
     // Before anything is read.
     let stamp = node.replica.stamp(&key);
     let record = node.replica.held(&key, &place, conflict).map_err(|error| storage_failure(node, &error))?;

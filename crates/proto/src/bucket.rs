@@ -228,8 +228,18 @@ pub fn check_bucket_name(bucket: &str) -> Result<(), BucketError> {
 
 impl BucketChange {
     /// The names that [`BucketChange::set`] knows.
-    pub const PROPERTIES: [&'static str; 10] =
-        ["r", "w", "dw", "pr", "pw", "conflict", "key_bytes_max", "value_bytes_max", "siblings_max", "grace_ms"];
+    pub const PROPERTIES: [&'static str; 10] = [
+        "r",
+        "w",
+        "dw",
+        "pr",
+        "pw",
+        "conflict",
+        "key_bytes_max",
+        "value_bytes_max",
+        "siblings_max",
+        "grace_ms",
+    ];
 
     /// A change of nothing yet.
     pub fn new(bucket: impl Into<String>) -> BucketChange {

@@ -58,8 +58,8 @@ pub use messages::{
     Seen, Status, StatusReply, View, ViewReply, kinds,
 };
 pub use settle::{
-    Admit, AdmitReply, PartitionMarks, SettleDecide, SettleDecideReply, SettleDrop, SettleDropReply, SettleKey,
-    SettlePrepare, SettlePrepareReply,
+    Admit, AdmitReply, PartitionMarks, SettleDecide, SettleDecideReply, SettleDrop, SettleDropReply,
+    SettleKey, SettleMarks, SettleMarksReply, SettlePrepare, SettlePrepareReply,
 };
 pub use state::{Merge, State, Version, VersionHeader, value_hash};
 pub use trees::{

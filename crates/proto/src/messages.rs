@@ -39,6 +39,7 @@ pub mod kinds {
     pub const SETTLE_DECIDE: u16 = 121;
     pub const SETTLE_DROP: u16 = 122;
     pub const ADMIT: u16 = 123;
+    pub const SETTLE_MARKS: u16 = 124;
 
     pub const REPLY: u16 = 0x8000;
     pub const GET_REPLY: u16 = REPLY | GET;
@@ -62,6 +63,7 @@ pub mod kinds {
     pub const SETTLE_DECIDE_REPLY: u16 = REPLY | SETTLE_DECIDE;
     pub const SETTLE_DROP_REPLY: u16 = REPLY | SETTLE_DROP;
     pub const ADMIT_REPLY: u16 = REPLY | ADMIT;
+    pub const SETTLE_MARKS_REPLY: u16 = REPLY | SETTLE_MARKS;
     pub const FAILURE: u16 = 0xffff;
 }
 

@@ -21,6 +21,22 @@ array! {
 }
 
 message! {
+    /// Before a round: what does a member know to be decided?
+    SETTLE_MARKS, SettleMarks => SettleMarksReply {
+        /// The partition.
+        partition: u32,
+    }
+}
+
+message! {
+    /// The member's marks.
+    SETTLE_MARKS_REPLY, SettleMarksReply {
+        /// The marks.
+        marks: Marks,
+    }
+}
+
+message! {
     /// Phase 1: promise the round, and say for which keys you have nothing but these states.
     SETTLE_PREPARE, SettlePrepare => SettlePrepareReply {
         /// The partition.
@@ -29,6 +45,9 @@ message! {
         round: Round,
         /// Digest of the issuer's membership history. A member of another view refuses.
         view: Digest,
+        /// The greatest round that any member knows to be decided. One that has not agreed to it has an old disk, which must not agree to
+        /// anything: nobody could see then how old it is.
+        decided: Round,
         /// The keys, all of the partition.
         keys: Vec<SettleKey>,
     }

@@ -340,7 +340,8 @@ impl Fold {
     }
 
     fn enter(&mut self, member: &Member) {
-        let state = MemberState { member: member.clone(), status: Status::Active, disk: None, first_disk: None };
+        let state =
+            MemberState { member: member.clone(), status: Status::Active, disk: None, first_disk: None };
         self.members.insert(member.id, state);
     }
 

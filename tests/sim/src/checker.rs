@@ -254,7 +254,10 @@ fn nothing_comes_back(seen: &Seen<'_>, gets: &[&GetRecord]) -> Result<(), String
                 done && put.context.contains(&version.dot)
             });
             if let Some(put) = replaced {
-                return Err(format!("{} ({}) was read after {:?} had replaced it", version.dot, version.value, put.value));
+                return Err(format!(
+                    "{} ({}) was read after {:?} had replaced it",
+                    version.dot, version.value, put.value
+                ));
             }
         }
     }
@@ -270,8 +273,8 @@ fn acknowledged_survive(key: &Key, seen: &Seen<'_>, settles: bool) -> Result<(),
             return Err(format!("no replica knows {dot} ({:?}) any more", put.value));
         }
         let visible = last.versions.iter().any(|version| version.dot == *dot || version.put_id == put.put_id);
-        let outlived = key.bucket == Bucket::Lww
-            && (last.time >= *time || settles && was_outlived(seen, put, *time));
+        let outlived =
+            key.bucket == Bucket::Lww && (last.time >= *time || settles && was_outlived(seen, put, *time));
         if put.value.is_some() && !visible && !outlived && !is_covered(seen, dot, put.put_id) {
             return Err(format!("{dot} ({:?}) is gone, and no write had read it", put.value));
         }

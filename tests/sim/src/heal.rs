@@ -69,7 +69,7 @@ pub(crate) async fn read_all(
         }
         let before = count_repairs(world);
         for key in keys {
-            read_until_answered(&mut session, key).await?;
+            read_until_answered(world, &mut session, key).await?;
         }
         tokio::time::sleep(REPAIRED_WITHIN).await;
         repairs.push(count_repairs(world) - before);
@@ -116,9 +116,11 @@ async fn hints_are_delivered(world: &mut World) -> Result<(), Violation> {
     }
 }
 
-async fn read_until_answered(session: &mut Session, key: &Key) -> Result<(), Violation> {
+async fn read_until_answered(world: &mut World, session: &mut Session, key: &Key) -> Result<(), Violation> {
     let begun = Instant::now();
     while session.get(key, Some(REPLICAS)).await.is_none() {
+        // One whose disk turns out to be an old one by being read.
+        world.restart_refused();
         if begun.elapsed() >= READABLE_WITHIN {
             return Err(Violation {
                 promise: "after healing every key can be read",

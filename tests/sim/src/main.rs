@@ -32,6 +32,9 @@ struct Arguments {
     /// Plant one bug after the other in the nodes, and see that each is caught.
     #[arg(long, conflicts_with_all = ["seeds", "start", "seed"])]
     planted: bool,
+    /// Plant only bugs with this in their names.
+    #[arg(long, requires = "planted", default_value = "")]
+    bug: String,
     /// For how many seconds to make a failing run smaller.
     #[arg(long, default_value_t = 60)]
     shrink_s: u64,
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let jobs = arguments.jobs.unwrap_or_else(cores);
     if arguments.planted {
-        return planted(jobs);
+        return planted(jobs, &arguments.bug);
     }
     let budget = Duration::from_secs(arguments.shrink_s);
     if let Some(seed) = arguments.seed {
@@ -99,12 +102,12 @@ fn fail(report: Report, budget: Duration) -> ExitCode {
 
 /// Hunts for all planted bugs, and says for each what caught it.
 #[cfg(dynkv_planted)]
-fn planted(jobs: usize) -> ExitCode {
+fn planted(jobs: usize, name: &str) -> ExitCode {
     use dynkv_sim::planted::{Caught, hunt_all};
 
     let mut all_caught = true;
     println!("{:<28} {:>5} of at most {:<5} by", "bug", "seeds", "");
-    for Caught { bug, seeds_max, caught } in hunt_all(jobs) {
+    for Caught { bug, seeds_max, caught } in hunt_all(jobs, name) {
         let name = format!("{bug:?}");
         match caught {
             Some((seeds, report)) => {
@@ -124,7 +127,7 @@ fn planted(jobs: usize) -> ExitCode {
 }
 
 #[cfg(not(dynkv_planted))]
-fn planted(_: usize) -> ExitCode {
+fn planted(_: usize, _: &str) -> ExitCode {
     println!("{}", dynkv_sim::planted::HOW_TO_BUILD);
     ExitCode::FAILURE
 }

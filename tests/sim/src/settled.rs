@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::{checker::Violation, replicas, world::World};
+use crate::{
+    checker::Violation,
+    replicas::{self, Replica},
+    world::World,
+};
 
 /// Within this time after the homes are equal. Clocks may have been ahead by 45 s, by which versions are that much younger.
 const WITHIN: Duration = Duration::from_secs(120);
@@ -28,12 +32,15 @@ pub(crate) async fn everywhere(world: &mut World, nodes: usize) -> Result<(), Vi
 /// A record with something that should be gone.
 fn left(world: &World, nodes: usize) -> Option<String> {
     replicas::all(world, nodes).into_iter().find_map(|((bucket, key), replicas)| {
-        let replica = replicas.into_iter().find(|replica| {
+        let unsettled = |replica: &Replica| {
             let siblings = replica.state.siblings();
             let mut actors = replica.state.context().actors();
             siblings.values().any(|version| version.tombstone)
                 || actors.any(|actor| siblings.iter().all(|(dot, _)| dot.actor != *actor))
-        })?;
-        Some(format!("{bucket}/{key}: {replica}"))
+        };
+        replicas.iter().any(unsettled).then(|| {
+            let held = replicas.iter().map(ToString::to_string).collect::<Vec<_>>();
+            format!("{bucket}/{key}: {}", held.join("; "))
+        })
     })
 }

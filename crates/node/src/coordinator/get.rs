@@ -17,7 +17,7 @@ use dynkv_proto::{
 };
 use dynkv_ring::NodeId;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Answer, Context, checked_key, effective, failure,
@@ -31,7 +31,7 @@ use crate::{
     planted::{self, Bug},
     replica::Incoming,
     settle::{
-        self,
+        self, TakeError,
         send::{self, Held, How, Source},
     },
     shared::Shared,
@@ -431,15 +431,15 @@ impl<'a> Read<'a> {
         let source = Source::At(Place::of(&self.context.view, self.key, &me), self.conflict);
         let how = How { class: Class::Background, durable: false, hint_for: None, timeout: STRAGGLERS };
         let mut repairs = FuturesUnordered::new();
+        let mut own_behind = false;
         for home in behind {
             self.node.metrics.read_repairs.inc();
             if home == me {
                 let incoming = Incoming { bytes: encoded.clone(), state: self.merged.clone(), marks };
-                let united =
-                    self.node.replica.unite(self.key, incoming, self.conflict, Durability::Memory, |_| {});
-                if let Err(error) = united {
-                    tracing::debug!(%error, "the own copy was not repaired");
-                }
+                own_behind = matches!(
+                    unite(self.node, self.key, self.conflict, incoming).await,
+                    Err(TakeError::Behind(_))
+                );
             } else {
                 let held = Held { state: encoded.clone(), marks };
                 repairs.push(send::give(self.node, home, self.key, &source, held, how));
@@ -449,6 +449,44 @@ impl<'a> Read<'a> {
             if let Err(error) = repaired {
                 tracing::debug!(%error, "a replica was not repaired");
             }
+        }
+        if own_behind {
+            let others =
+                self.taken.iter().filter(|taken| taken.state.is_some()).map(|taken| taken.asked.node);
+            ask_again(self.node, self.key, self.conflict, others.collect()).await;
+        }
+    }
+}
+
+async fn unite(
+    node: &Arc<Shared>,
+    key: &Key,
+    conflict: Conflict,
+    incoming: Incoming,
+) -> Result<(), TakeError> {
+    let (sender, united) = oneshot::channel();
+    let done = |outcome: Result<(), TakeError>| drop(sender.send(outcome));
+    node.replica.unite(key, incoming, conflict, Durability::Memory, done)?;
+    united.await.unwrap_or(Err(StorageError::Closed.into()))
+}
+
+/// Repairs the own copy, which cannot take what others have read before they promised what this node has promised: they promise it, and
+/// read again.
+async fn ask_again(node: &Arc<Shared>, key: &Key, conflict: Conflict, others: Vec<NodeId>) {
+    for other in others {
+        let request = ReplicaGet {
+            bucket: key.bucket.clone(),
+            key: key.key.clone().into(),
+            stamp: node.replica.stamp(key),
+            have: None,
+            promise: true,
+        };
+        let frame = Frame::new(&request, Bytes::new());
+        let answer = node.peers.request::<ReplicaGetReply>(other, Class::Background, frame, STRAGGLERS).await;
+        let Ok((reply, state)) = answer else { continue };
+        let Ok(incoming) = Incoming::verify(state, reply.stamp.1) else { continue };
+        if let Err(error) = unite(node, key, conflict, incoming).await {
+            tracing::debug!(%error, "the own copy was not repaired");
         }
     }
 }

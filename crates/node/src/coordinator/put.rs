@@ -259,14 +259,13 @@ async fn ask_others(
         Err(superseded @ MintError::Superseded) => return Err(refusal(node, context, &superseded)),
         Err(_) => Seen::CannotSay,
     };
-    let question =
-        PutSeen {
-            bucket: key.bucket.clone(),
-            key: key.key.clone().into(),
-            put_id,
-            attempt: attempt.number,
-            stamp: node.replica.stamp(key),
-        };
+    let question = PutSeen {
+        bucket: key.bucket.clone(),
+        key: key.key.clone().into(),
+        put_id,
+        attempt: attempt.number,
+        stamp: node.replica.stamp(key),
+    };
     let frame = Frame::new(&question, Bytes::new());
     let timeout = context.time_left() / SEEN_SHARE;
     let mut answers: FuturesUnordered<_> = coordinators(context, key, tried)

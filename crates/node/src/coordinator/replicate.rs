@@ -40,6 +40,10 @@ const LATE_MAX: Duration = Duration::from_secs(1);
 /// After the answer, how long a node may take to keep a hint.
 const HINT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Why a state that was read again is no acknowledgement.
+const NOT_HERE: &str =
+    "the version is not on the coordinator's disk: its write failed, or it is settled already";
+
 /// A version as it stands on the coordinator.
 pub(super) struct Placed {
     /// The state, with the version in it.
@@ -193,19 +197,24 @@ impl<'a> Replication<'a> {
         let asked = Asked { node: self.node.cluster.me.id, slot: home, durable: true };
         self.quorum.asked(asked);
         let (node, key, conflict) = (self.node, self.key, self.context.properties.conflict);
+        let dot = self.dot;
         let (held, source) = (self.held.clone(), self.source.clone());
         self.acks.push(
             async move {
-                let kept = match keep_hint(node, key, home, held, conflict).await {
+                let result = match keep_hint(node, key, home, held, conflict).await {
                     // A round was promised here meanwhile.
                     Err(HintError::Refused(TakeError::Behind(_))) => match send::read(node, key, &source) {
-                        Ok(Some(held)) => keep_hint(node, key, home, held, conflict).await,
-                        Ok(None) => Ok(()),
-                        Err(error) => Err(error.into()),
+                        Ok(Some(held)) if knows(&held.state, dot) => {
+                            keep_hint(node, key, home, held, conflict)
+                                .await
+                                .map_err(|error| error.to_string())
+                        }
+                        Ok(_) => Err(NOT_HERE.into()),
+                        Err(error) => Err(error.to_string()),
                     },
-                    kept => kept,
+                    kept => kept.map_err(|error| error.to_string()),
                 };
-                Ack { asked, result: kept.map_err(|error| error.to_string()) }
+                Ack { asked, result }
             }
             .boxed(),
         );
@@ -334,7 +343,7 @@ async fn remote_ack(
         // A replica of another epoch has stored the state, but does not count as a home of this one.
         Ok((reply, _)) if reply.stamp.0 != 0 => Err(format!("it is at epoch {}, not 0", reply.stamp.0)),
         Ok((_, taken)) if taken == minted || knows(&taken, dot) => Ok(()),
-        Ok(_) => Err("the version is settled already".into()),
+        Ok(_) => Err(NOT_HERE.into()),
         Err(GiveError::Peer(PeerError::Refused(failure))) => {
             if failure.code == FailureCode::HintsFull {
                 node.peers.hints_full(asked.node);

@@ -50,8 +50,12 @@ pub(crate) fn roots(
     let shares = node.entropy.shares(&view, &node.cluster.me.id);
     let shared = shares.get(&from).map(Vec::as_slice).unwrap_or_default();
     let asked = RootsRequest::from_bytes(body).map_err(invalid)?;
-    let answer =
-        node.replica.trees.roots_of(&unsettling(node, shared)).and_then(|roots| roots.answer(&asked)).map_err(invalid)?;
+    let answer = node
+        .replica
+        .trees
+        .roots_of(&unsettling(node, shared))
+        .and_then(|roots| roots.answer(&asked))
+        .map_err(invalid)?;
     Ok(sent(node, TreeRootsReply { reserved: 0 }, answer.to_bytes().into()))
 }
 
@@ -64,8 +68,12 @@ pub(super) fn unsettling(node: &Shared, partitions: &[u32]) -> Vec<u32> {
 pub(crate) fn compare(node: &Shared, body: &[u8]) -> Result<(TreeCompareReply, Bytes), Failure> {
     let request = Request::from_bytes(body).map_err(invalid)?;
     let span = request.span();
-    let tree =
-        node.replica.trees.ready(span.index()).filter(|tree| tree.span() == span && !node.replica.marks.is_quiet(span.index())).ok_or_else(|| {
+    let tree = node
+        .replica
+        .trees
+        .ready(span.index())
+        .filter(|tree| tree.span() == span && !node.replica.marks.is_quiet(span.index()))
+        .ok_or_else(|| {
             let message = format!("node {} has no tree of partition {span} now", node.cluster.me.id);
             Failure::not_done(FailureCode::Stale, message)
         })?;

@@ -251,7 +251,12 @@ impl Hints {
         record: Record,
     ) -> Delta {
         let bytes = record.state.len() as i64 - hint.record.state.len() as i64;
-        self.write(tx, record_key, &target, Hint { record, sequence: hint.sequence, since_ms: hint.since_ms });
+        self.write(
+            tx,
+            record_key,
+            &target,
+            Hint { record, sequence: hint.sequence, since_ms: hint.since_ms },
+        );
         Delta::new(self, target, 0, bytes)
     }
 

@@ -73,11 +73,7 @@ fn unite(replica: &Arc<Replica>, key: &Key, incoming: Incoming) -> Result<(), Ta
     outcome(|done| replica.unite(key, incoming, Conflict::Siblings, Durability::Memory, done))
 }
 
-fn settle(
-    replica: &Arc<Replica>,
-    key: &Key,
-    incoming: Option<Incoming>,
-) -> Result<Option<Bytes>, TakeError> {
+fn settle(replica: &Arc<Replica>, key: &Key, incoming: Option<Incoming>) -> Result<Option<Bytes>, TakeError> {
     outcome(|done| replica.settle(key, incoming, Conflict::Siblings, done))
 }
 
@@ -197,7 +193,7 @@ proptest! {
                     let key = key(name);
                     if let Some(record) = replica.read(&key).unwrap() {
                         let entry = crate::trees::index::index_key(place_of(&key.at()), &key.record);
-                        tamper(&replica, Space::Digests, entry, |_| digest.map(|digest| vec![digest; 16]));
+                        tamper(&replica, Space::Digests, entry, |_| digest.map(|digest| vec![digest; 24]));
                         prop_assert_eq!(settle(&replica, &key, None).unwrap(), Some(record.state));
                         replica.trees.hold_all();
                     }
@@ -249,7 +245,10 @@ fn a_damaged_header_is_replaced_once_everybody_has_answered() {
         assert!(mint(&replica, &key, CausalContext::new(), 1));
         let change = move |bytes| if gone { None } else { damage_header(bytes) };
         tamper(&replica, Space::Records, key.record.clone(), change);
-        assert!(matches!(settle(&replica, &key, Some(state(&[1]))), Err(TakeError::Storage(StorageError::Damaged { .. }))));
+        assert!(matches!(
+            settle(&replica, &key, Some(state(&[1]))),
+            Err(TakeError::Storage(StorageError::Damaged { .. }))
+        ));
         assert_eq!(replica.damaged.all(), std::slice::from_ref(&key.record));
         assert_eq!(heal(&replica, &key, state(&[1]), false), Ok(false));
         assert_eq!(heal(&replica, &key, state(&[1, 2]), true), Ok(true));

@@ -63,7 +63,9 @@ pub(crate) async fn run(node: Arc<Shared>) {
         }
     }
     node.replica.marks.found_old.notified().await;
-    tracing::error!("the others have settled what this node has not agreed to: its disk is an old copy, and is set aside");
+    tracing::error!(
+        "the others have settled what this node has not agreed to: its disk is an old copy, and is set aside"
+    );
     node.metrics.disks_set_aside.inc();
     let note = vec![(Space::Meta, OLD, Some(Bytes::from_static(b"1")))];
     if let Err(error) = write_durably(&*node.replica.storage, note).await {
@@ -108,8 +110,12 @@ async fn admit(node: &Arc<Shared>) -> Result<bool, AdmitError> {
 async fn announce(node: &Arc<Shared>, view: &View, disk: u64) -> Result<(), AdmitError> {
     let me = node.cluster.me.id;
     let refused = |error: &dyn std::error::Error| AdmitError::History(error.to_string());
-    let time = node.replica.history_time(view.history.latest_time().unwrap_or(0)).map_err(|error| refused(&error))?;
-    let entry = Entry::new(time.as_u64(), me, Change::Disk { node: me, disk }).map_err(|error| refused(&error))?;
+    let time = node
+        .replica
+        .history_time(view.history.latest_time().unwrap_or(0))
+        .map_err(|error| refused(&error))?;
+    let entry =
+        Entry::new(time.as_u64(), me, Change::Disk { node: me, disk }).map_err(|error| refused(&error))?;
     node.cluster.add_entry(entry.clone()).await.map_err(|error| refused(&error))?;
     node.gossip.carry(entry);
     gossip::tell_all(node);
@@ -139,7 +145,8 @@ async fn ask(node: &Arc<Shared>, view: &View, disk: u64) -> Result<Vec<Partition
                 continue;
             }
         };
-        let history = History::from_bytes(&reply.history).map_err(|error| AdmitError::History(error.to_string()))?;
+        let history =
+            History::from_bytes(&reply.history).map_err(|error| AdmitError::History(error.to_string()))?;
         node.cluster.unite_history(&history).await.map_err(|error| AdmitError::History(error.to_string()))?;
         got += 1;
         for PartitionMarks { partition, marks } in reply.marks {
@@ -176,9 +183,8 @@ async fn enter(node: &Arc<Shared>, disk: u64, marks: Vec<PartitionMarks>) -> Res
 
 /// Answers a newcomer.
 pub(crate) async fn answer(node: Arc<Shared>, request: Admit) -> Result<AdmitReply, Failure> {
-    let refused = |code, reason: String| {
-        Failure::not_done(code, format!("node {}: {reason}", node.cluster.me.id))
-    };
+    let refused =
+        |code, reason: String| Failure::not_done(code, format!("node {}: {reason}", node.cluster.me.id));
     node.cluster
         .serving(&node.cluster.view())
         .map_err(|reason| refused(FailureCode::NotServing, reason.to_string()))?;
@@ -203,7 +209,8 @@ pub(crate) async fn answer(node: Arc<Shared>, request: Admit) -> Result<AdmitRep
     match stored {
         Ok(Some(reply)) => Ok(reply),
         Ok(None) => {
-            let reason = format!("it has not heard yet that {} has the disk {:016x}", request.node, request.disk);
+            let reason =
+                format!("it has not heard yet that {} has the disk {:016x}", request.node, request.disk);
             Err(refused(FailureCode::Stale, reason))
         }
         Err(error) => Err(refused(FailureCode::Storage, error.to_string())),

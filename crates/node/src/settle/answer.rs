@@ -62,11 +62,12 @@ pub(crate) async fn prepare(
     node: &Arc<Shared>,
     request: SettlePrepare,
 ) -> Result<SettlePrepareReply, Refusal> {
-    let keys = asked(node, request.partition, request.keys)?;
+    let keys = asked(node, request.partition, request.keys.clone())?;
     let (sender, answered) = oneshot::channel();
-    let (shared, partition, round, view) = (node.clone(), request.partition, request.round, request.view);
-    let apply: Apply = Box::new(move |tx| {
-        match prepare_within(&shared, tx, partition, round, view, &keys) {
+    let shared = node.clone();
+    let SettlePrepare { partition, round, view, decided, .. } = request;
+    let apply: Apply =
+        Box::new(move |tx| match prepare_within(&shared, tx, (partition, round, decided), view, &keys) {
             Ok((no, written)) => Box::new(move |outcome: Result<(), StorageError>| {
                 let answer = outcome.map(|()| {
                     written.synced();
@@ -75,8 +76,7 @@ pub(crate) async fn prepare(
                 drop(sender.send(answer.map_err(Refusal::from)));
             }) as Done,
             Err(refusal) => Box::new(move |_| drop(sender.send(Err(refusal)))),
-        }
-    });
+        });
     let early = planted::is(Bug::SettleBeforeDurable);
     let durability = if early { Durability::Memory } else { Durability::Disk };
     node.replica.storage.submit(durability, apply)?;
@@ -87,8 +87,7 @@ pub(crate) async fn prepare(
 fn prepare_within(
     node: &Shared,
     tx: &mut Transaction<'_>,
-    partition: u32,
-    round: Round,
+    (partition, round, decided): (u32, Round, Round),
     view: Digest,
     keys: &[Asked],
 ) -> Result<(Vec<u32>, Written), Refusal> {
@@ -100,7 +99,7 @@ fn prepare_within(
         true => Vec::new(),
         false => replica.hints.targets().ok_or(Refusal::Hints)?,
     };
-    let written = replica.marks.agree(tx, partition, round).map_err(Refusal::Promised)?;
+    let written = replica.marks.agree(tx, partition, round, decided).map_err(Refusal::Promised)?;
     let differs = |(_, asked): &(u32, &Asked)| !replica.has_only(tx, asked, &targets);
     let no = (0..).zip(keys).filter(differs).map(|(at, _)| at).collect();
     Ok((no, written))
@@ -112,17 +111,13 @@ fn check_view(node: &Shared, view: Digest) -> Result<(), Refusal> {
 }
 
 /// Answers phase 2.
-pub(crate) async fn decide(
-    node: &Arc<Shared>,
-    request: SettleDecide,
-) -> Result<SettleDecideReply, Refusal> {
+pub(crate) async fn decide(node: &Arc<Shared>, request: SettleDecide) -> Result<SettleDecideReply, Refusal> {
     let (sender, answered) = oneshot::channel();
     let shared = node.clone();
     let apply: Apply = Box::new(move |tx| {
         let SettleDecide { partition, round, view } = request;
-        let decided = check_view(&shared, view).and_then(|()| {
-            shared.replica.marks.decide(tx, partition, round).map_err(Refusal::Promised)
-        });
+        let decided = check_view(&shared, view)
+            .and_then(|()| shared.replica.marks.decide(tx, partition, round).map_err(Refusal::Promised));
         Box::new(move |outcome: Result<(), StorageError>| {
             let answer = decided.and_then(|written| {
                 outcome?;
@@ -195,7 +190,8 @@ impl Replica {
     /// in no hint.
     fn has_only(&self, tx: &Transaction<'_>, asked: &Asked, targets: &[NodeId]) -> bool {
         let Asked { at, digest } = asked;
-        let record = tx.get(Space::Records, &at.record).and_then(|bytes| bytes.map(Record::decode).transpose());
+        let record =
+            tx.get(Space::Records, &at.record).and_then(|bytes| bytes.map(Record::decode).transpose());
         let held = match record.and_then(|record| record.as_ref().map(Record::digest).transpose()) {
             Ok(held) => held,
             // What it was is not known.

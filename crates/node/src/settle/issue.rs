@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use dynkv_net::Class;
 use dynkv_proto::{
-    FailureCode, Frame, Message, Request, Round, SettleDecide, SettleDrop, SettleKey, SettlePrepare,
-    SettlePrepareReply,
+    FailureCode, Frame, Message, Request, Round, SettleDecide, SettleDrop, SettleKey, SettleMarks,
+    SettlePrepare, SettlePrepareReply,
 };
 use dynkv_ring::NodeId;
 use futures_util::future::join_all;
@@ -96,10 +96,11 @@ async fn walk(node: &Arc<Shared>, view: &Arc<View>, partition: u32) -> Option<St
 /// Which member is out of reach, so that no round can succeed.
 fn missing(node: &Shared, view: &View) -> Option<String> {
     let members = view.membership.members().map(|state| state.member.id);
-    let down: Vec<NodeId> = members
-        .filter(|id| *id != node.cluster.me.id && !node.peers.is_reachable(*id))
-        .collect();
-    let first = down.first().filter(|_| !planted::is(Bug::SettleReachableOnly) && !planted::is(Bug::TombstoneByTime))?;
+    let down: Vec<NodeId> =
+        members.filter(|id| *id != node.cluster.me.id && !node.peers.is_reachable(*id)).collect();
+    let first = down
+        .first()
+        .filter(|_| !planted::is(Bug::SettleReachableOnly) && !planted::is(Bug::TombstoneByTime))?;
     Some(format!(
         "{} of the members cannot be reached, {first} for one: tombstones and old context entries stay until it is back or removed",
         down.len()
@@ -110,14 +111,8 @@ async fn settle(node: &Arc<Shared>, view: &Arc<View>, partition: u32, keys: Vec<
     node.metrics.settle_rounds.inc();
     let counter = node.replica.marks.promised(partition).0.saturating_add(1);
     let members = asked(node, view, partition);
-    let mut attempt = Attempt {
-        node,
-        view,
-        partition,
-        round: Round(counter, node.env.random()),
-        members,
-        behind: None,
-    };
+    let mut attempt =
+        Attempt { node, view, partition, round: Round(counter, node.env.random()), members, behind: None };
     match attempt.run(keys).await {
         Ok(()) => {
             node.metrics.settle_decided.inc();
@@ -158,7 +153,12 @@ impl Attempt<'_> {
         if planted::is(Bug::TombstoneByTime) {
             return self.drop_everywhere(keys).await;
         }
-        let prepare = SettlePrepare { partition, round, view, keys: keys.clone() };
+        // First of all: an old disk, also this node's, must be found out before it agrees to anything.
+        let mut decided = self.node.replica.marks.told(partition).decided;
+        for answer in self.ask_all(&SettleMarks { partition }).await {
+            decided = decided.max(self.taken(answer)?.marks.decided);
+        }
+        let prepare = SettlePrepare { partition, round, view, decided, keys: keys.clone() };
         // Nobody has to be first: until the last one has promised, those who have refuse what the others send.
         let own = answer::prepare(self.node, prepare.clone());
         let (own, others) = tokio::join!(own, self.ask_all(&prepare));

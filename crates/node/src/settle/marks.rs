@@ -184,13 +184,24 @@ impl MarksBook {
         Written { book: self.clone(), partition, marks }
     }
 
-    /// Raises the promise to `round` and agrees to it. `None`: that or more was promised before.
+    /// What others are told.
+    pub(crate) fn told(&self, partition: u32) -> Marks {
+        self.cell(partition).told()
+    }
+
+    /// Raises the promise to `round` and agrees to it, unless that or more was promised before, or this disk has missed what is
+    /// `decided`.
     pub(super) fn agree(
         self: &Arc<Self>,
         tx: &mut Transaction<'_>,
         partition: u32,
         round: Round,
+        decided: Round,
     ) -> Result<Written, Marks> {
+        let told = Marks { decided, ..Marks::default() };
+        if self.heed(partition, &told).is_err() {
+            return Err(self.told(partition));
+        }
         let marks = {
             let mut cells = self.cells();
             let cell = cells.entry(partition).or_default();
@@ -267,11 +278,7 @@ impl MarksBook {
     ///
     /// # Errors
     /// [`TakeError::OldDisk`] when the other's marks say so.
-    pub(crate) async fn promise(
-        self: &Arc<Self>,
-        partition: u32,
-        theirs: &Marks,
-    ) -> Result<(), TakeError> {
+    pub(crate) async fn promise(self: &Arc<Self>, partition: u32, theirs: &Marks) -> Result<(), TakeError> {
         self.heed(partition, theirs)?;
         // Also when that was promised already: what was submitted before this can be read afterwards.
         let (sender, written) = oneshot::channel();

@@ -66,7 +66,7 @@ impl Member {
     }
 
     fn agree(&self, counter: u64) -> bool {
-        self.write(true, move |book, tx| book.agree(tx, P, round(counter)))
+        self.write(true, move |book, tx| book.agree(tx, P, round(counter), Round::default()))
     }
 
     fn decide(&self, counter: u64) -> bool {
@@ -114,6 +114,16 @@ fn a_round_from_beginning_to_end() {
 }
 
 #[test]
+fn an_old_disk_is_found_out_before_it_agrees_to_anything() {
+    let member = Member::new();
+    assert!(member.agree(5));
+    let behind = |book: &Arc<MarksBook>, tx: &mut Transaction<'_>| book.agree(tx, P, round(9), round(7));
+    assert!(!member.write(true, behind));
+    assert_eq!(member.book.durable(P), marks(5, 5, 0));
+    assert!(member.write(true, |book, tx| book.agree(tx, P, round(9), round(5))));
+}
+
+#[test]
 fn yes_is_said_when_the_promise_is_raised_or_never() {
     let member = Member::new();
     assert!(member.agree(5));
@@ -144,7 +154,7 @@ fn a_yes_is_void_once_something_came_from_somebody_who_had_not_said_it() {
 #[test]
 fn what_is_not_on_disk_is_promised_but_not_relied_on() {
     let member = Member::new();
-    assert!(member.write(false, |book, tx| book.agree(tx, P, round(5))));
+    assert!(member.write(false, |book, tx| book.agree(tx, P, round(5), Round::default())));
     assert_eq!(member.book.durable(P), Marks::default());
     assert_eq!(member.take(marks(0, 0, 0)), "behind");
     assert!(!member.decide(5), "nobody was told yes");
