@@ -25,7 +25,7 @@ use tokio::{
 use crate::{metrics::Metrics, shared::Shared};
 
 /// How many kinds there are.
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 /// A share of one piece under way all the time.
 const PIECE: u32 = 16;
@@ -79,6 +79,8 @@ pub(crate) enum Work {
     AntiEntropy,
     /// Building and checking Merkle trees.
     TreeUpkeep,
+    /// Settling tombstones and old context entries.
+    Settlement,
 }
 
 /// A kind as a label.

@@ -36,6 +36,32 @@ pub enum Bug {
     SlotCountsTwice,
     /// Two hints that one node keeps are two acknowledgements.
     NodeCountsTwice,
+    /// A tombstone goes when its grace has passed, whatever others hold.
+    TombstoneByTime,
+    /// Only the homes are asked whether they have agreed.
+    SettleHomesOnly,
+    /// Only the issuer and one more home are asked.
+    SettleSomeHomes,
+    /// Members that are out of reach are not asked.
+    SettleReachableOnly,
+    /// What goes is not compared with what was agreed on.
+    SettleUnchecked,
+    /// A yes is said before it is on disk.
+    SettleBeforeDurable,
+    /// A state that was refused as read too early is sent again under later marks, and not read again.
+    SettleRestamps,
+    /// A member is not asked about its hints.
+    SettleIgnoresHints,
+    /// A member answers whatever the issuer's history is.
+    SettleAnyView,
+    /// What was agreed on is dropped at once: no decision is noted.
+    SettleTwoPhases,
+    /// One member is enough to admit a new disk.
+    AdmittedByOne,
+    /// A node goes on under a record's actor whose context entry has gone.
+    CompactionKeepsActor,
+    /// A tree does not hear of a record that goes.
+    TreeNotTold,
 }
 
 #[cfg(dynkv_planted)]
@@ -50,7 +76,7 @@ mod live {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Bug; 15] = [
+        pub const ALL: [Bug; 28] = [
             Bug::ActorReusedAfterRestart,
             Bug::DotReusedAfterFailedWrite,
             Bug::ContextOfCoordinator,
@@ -66,6 +92,19 @@ mod live {
             Bug::HintRemovedOnMemoryAck,
             Bug::SlotCountsTwice,
             Bug::NodeCountsTwice,
+            Bug::TombstoneByTime,
+            Bug::SettleHomesOnly,
+            Bug::SettleSomeHomes,
+            Bug::SettleReachableOnly,
+            Bug::SettleUnchecked,
+            Bug::SettleBeforeDurable,
+            Bug::SettleRestamps,
+            Bug::SettleIgnoresHints,
+            Bug::SettleAnyView,
+            Bug::SettleTwoPhases,
+            Bug::AdmittedByOne,
+            Bug::CompactionKeepsActor,
+            Bug::TreeNotTold,
         ];
     }
 

@@ -13,8 +13,9 @@ use crate::{
     key::{Key, RecordAt},
     record::Record,
     replica::{Incoming, Replica},
+    settle::{TakeError, compact::unsettled_since_ms},
     storage::{Apply, Done, Durability, Space, StorageError, Transaction},
-    trees::TreeChange,
+    trees::{TreeChange, index::Entered},
 };
 
 /// The state that a record holds now, and the change that is to be committed with it.
@@ -41,7 +42,7 @@ impl Replica {
         key: &Key,
         incoming: Option<Incoming>,
         conflict: Conflict,
-        done: impl FnOnce(Result<Option<Bytes>, StorageError>) + Send + 'static,
+        done: impl FnOnce(Result<Option<Bytes>, TakeError>) + Send + 'static,
     ) -> Result<(), StorageError> {
         let puts: Vec<_> = incoming.iter().flat_map(Incoming::puts).collect();
         let (replica, at) = (self.clone(), key.at());
@@ -60,12 +61,15 @@ impl Replica {
         at: &RecordAt,
         incoming: Option<Incoming>,
         conflict: Conflict,
-    ) -> Result<Settled, StorageError> {
+    ) -> Result<Settled, TakeError> {
+        if let Some(incoming) = &incoming {
+            self.take(&at.record, incoming)?;
+        }
         let before = tx.get(Space::Records, &at.record)?.map(Record::decode).transpose()?;
         let held = before.as_ref().map(Record::digest).transpose()?;
         let indexed = self.trees.indexed(tx, at)?;
         if before.is_none() && indexed.is_some() {
-            return Err(missing());
+            return Err(missing().into());
         }
         if held != indexed {
             self.metrics.tree_drifts.inc();
@@ -78,12 +82,14 @@ impl Replica {
             None => None,
         };
         match (after, before, held) {
-            (Some(after), _, _) => {
-                let change = self.trees.put_record(tx, at, indexed, &after)?;
+            (Some((after, since_ms)), _, _) => {
+                let change = self.trees.put_record(tx, at, indexed, &after, since_ms)?;
                 Ok((Some(after.state), Some(change)))
             }
             (None, Some(before), Some(held)) => {
-                let change = (indexed != Some(held)).then(|| self.trees.put_digest(tx, at, indexed, held));
+                let unsettled_since_ms = unsettled_since_ms(&before.decode_state()?);
+                let entered = Entered { digest: held, unsettled_since_ms };
+                let change = (indexed != Some(held)).then(|| self.trees.put_digest(tx, at, indexed, entered));
                 Ok((Some(before.state), change))
             }
             _ => Ok((None, None)),
@@ -112,7 +118,7 @@ impl Replica {
         healthy: Incoming,
         everybody: bool,
         conflict: Conflict,
-        done: impl FnOnce(Result<bool, StorageError>) + Send + 'static,
+        done: impl FnOnce(Result<bool, TakeError>) + Send + 'static,
     ) -> Result<(), StorageError> {
         let (replica, at) = (self.clone(), key.at());
         let puts: Vec<_> = healthy.puts().collect();
@@ -131,14 +137,15 @@ impl Replica {
         healthy: Incoming,
         everybody: bool,
         conflict: Conflict,
-    ) -> Result<Settled, StorageError> {
+    ) -> Result<Settled, TakeError> {
+        self.take(&at.record, &healthy)?;
         let stored =
             tx.get(Space::Records, &at.record).and_then(|bytes| bytes.map(Record::decode).transpose());
         let decoded = stored.and_then(|record| match record {
             Some(record) => Ok((record.decode_state()?, record)),
             None => Err(missing()),
         });
-        let record = match decoded {
+        let (record, since_ms) = match decoded {
             // Replaced meanwhile, by an overwrite.
             Ok((state, record)) if state.is_intact() => return Ok((Some(record.state), None)),
             Ok((damaged, record)) => {
@@ -148,26 +155,26 @@ impl Replica {
                 if !state.is_intact() {
                     return Ok((None, None));
                 }
-                Record { state: state.encode(), ..record }
+                (Record { state: state.encode(), ..record }, unsettled_since_ms(&state))
             }
             Err(StorageError::Damaged { .. }) if everybody => {
-                Record { local_actor: None, state: healthy.bytes }
+                (Record { local_actor: None, state: healthy.bytes }, unsettled_since_ms(&healthy.state))
             }
             Err(StorageError::Damaged { .. }) => return Ok((None, None)),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let indexed: Option<Digest> = self.trees.indexed(tx, at)?;
-        let change = self.trees.put_record(tx, at, indexed, &record)?;
+        let change = self.trees.put_record(tx, at, indexed, &record, since_ms)?;
         self.metrics.records_healed.inc();
         Ok((Some(record.state), Some(change)))
     }
 
     fn submit(
         self: &Arc<Self>,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<Settled, StorageError> + Send + 'static,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<Settled, TakeError> + Send + 'static,
         puts: Vec<(dynkv_proto::PutId, dynkv_vclock::Dot<dynkv_proto::Actor>)>,
         record: Bytes,
-        done: impl FnOnce(Result<Option<Bytes>, StorageError>) + Send + 'static,
+        done: impl FnOnce(Result<Option<Bytes>, TakeError>) + Send + 'static,
     ) -> Result<(), StorageError> {
         let replica = self.clone();
         let apply: Apply = Box::new(move |tx| match work(tx) {
@@ -181,10 +188,10 @@ impl Replica {
                     }
                     Err(_) => replica.renew_actor(),
                 }
-                done(outcome.map(|()| state));
+                done(outcome.map(|()| state).map_err(TakeError::from));
             }) as Done,
             Err(error) => {
-                if matches!(error, StorageError::Damaged { .. }) {
+                if matches!(error, TakeError::Storage(StorageError::Damaged { .. })) {
                     replica.damaged.note(&record);
                 }
                 Box::new(move |_| done(Err(error)))

@@ -6,11 +6,9 @@ use bytes::Bytes;
 use dynkv_net::{Handler, PeerName, Responder};
 use dynkv_proto::{
     Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, List, Message, Metrics,
-    MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply, ReplicaList,
-    ReplicaListReply, ReplicaPut, ReplicaPutReply, Status, StatusReply, StopRepair, StopVerify, TreeCompare,
-    TreeRoots, Verify, VerifyStatus, View, ViewReply, kinds,
+    MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply, SettleDecide, SettleDrop, SettleMarks, SettleMarksReply, SettlePrepare, Stamp, Status, StatusReply, StopRepair, StopVerify, TreeCompare, TreeRoots, Verify, VerifyStatus, View, ViewReply, kinds,
 };
-use dynkv_ring::PartitionId;
+use dynkv_ring::{PartitionId, Position};
 
 use crate::{
     coordinator,
@@ -20,6 +18,7 @@ use crate::{
     key::Key,
     propose,
     replica::Incoming,
+    settle::{self, TakeError},
     shared::Shared,
     storage::{Durability, StorageError},
     trees,
@@ -76,10 +75,19 @@ impl Handler for Server {
             kinds::PROPOSE => spawned(node, frame, responder, |node, request: Propose| async move {
                 propose::answer(&node, request).await
             }),
-            kinds::REPLICA_GET => inline(frame, responder, |request| replica_get(node, request)),
+            kinds::REPLICA_GET => replica_get(node, frame, responder),
             kinds::REPLICA_PUT => replica_put(node, frame, responder),
             kinds::REPLICA_LIST => inline(frame, responder, |request| replica_list(node, &request)),
-            kinds::PUT_SEEN => inline(frame, responder, |request| put_seen(node, request)),
+            kinds::PUT_SEEN => {
+                let node = node.clone();
+                tokio::spawn(async move {
+                    let answer = match decode(&frame) {
+                        Ok(request) => put_seen(&node, request).await,
+                        Err(failure) => Err(failure),
+                    };
+                    send(responder, answer);
+                });
+            }
             kinds::GOSSIP => {
                 let message = frame.body.clone();
                 inline(frame, responder, |_: Gossip| {
@@ -98,7 +106,37 @@ impl Handler for Server {
                 let request = frame.body.clone();
                 inline(frame, responder, |_: TreeCompare| entropy::compare(node, &request));
             }
-            kinds::STATES => inline(frame, responder, |request| entropy::states(node, &request)),
+            kinds::STATES => {
+                let node = node.clone();
+                tokio::spawn(async move {
+                    let answer = match decode(&frame) {
+                        Ok(request) => entropy::states(&node, &request).await,
+                        Err(failure) => Err(failure),
+                    };
+                    send(responder, answer);
+                });
+            }
+            kinds::SETTLE_PREPARE => {
+                settling(node, frame, responder, |node, request: SettlePrepare| async move {
+                    settle::answer::prepare(&node, request).await
+                });
+            }
+            kinds::SETTLE_DECIDE => {
+                settling(node, frame, responder, |node, request: SettleDecide| async move {
+                    settle::answer::decide(&node, request).await
+                })
+            }
+            kinds::SETTLE_DROP => settling(node, frame, responder, |node, request: SettleDrop| async move {
+                settle::answer::drop_settled(&node, request).await
+            }),
+            kinds::SETTLE_MARKS => inline(frame, responder, |request: SettleMarks| {
+                let marks = node.replica.marks.told(request.partition);
+                node.cluster
+                    .serving(&node.cluster.view())
+                    .map(|()| (SettleMarksReply { marks }, Bytes::new()))
+                    .map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()))
+            }),
+            kinds::ADMIT => spawned(node, frame, responder, settle::admission::answer),
             kind => {
                 let message = format!(
                     "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
@@ -198,6 +236,23 @@ fn spawned<M: Message + Send + 'static, R: Message, F>(
     }
 }
 
+/// Answers a request of the settlement from a task, if this node's disk may hold state.
+fn settling<M: Message + Send + 'static, R: Message, F>(
+    node: &Arc<Shared>,
+    frame: Frame,
+    responder: Responder,
+    work: impl FnOnce(Arc<Shared>, M) -> F,
+) where
+    F: Future<Output = Result<R, settle::answer::Refusal>> + Send + 'static,
+{
+    let serving = node.cluster.serving(&node.cluster.view());
+    let serving = serving.map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()));
+    match serving.and_then(|()| decode(&frame)) {
+        Ok(request) => settle::answer::answer(node, request, responder, work),
+        Err(failure) => send::<Failure>(responder, Err(failure)),
+    }
+}
+
 fn coordinate<R: coordinator::Coordinated + Send + 'static>(
     node: &Arc<Shared>,
     frame: Frame,
@@ -235,9 +290,37 @@ fn key(node: &Shared, bucket: String, key: Bytes) -> Result<(Key, Place, Conflic
     Ok((key, place, conflict))
 }
 
-fn replica_get(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, Bytes), Failure> {
+fn replica_get(node: &Arc<Shared>, frame: Frame, responder: Responder) {
+    match decode::<ReplicaGet>(&frame) {
+        Ok(request) if request.promise => {
+            let node = node.clone();
+            tokio::spawn(async move {
+                let promised = promise(&node, &request.bucket, &request.key, request.stamp).await;
+                send(responder, promised.and_then(|()| read_replica(&node, request)));
+            });
+        }
+        Ok(request) => send(responder, read_replica(node, request)),
+        Err(failure) => send::<Failure>(responder, Err(failure)),
+    }
+}
+
+/// Promises what another node has promised, if this one has not.
+async fn promise(node: &Shared, bucket: &str, key: &[u8], stamp: Stamp) -> Result<(), Failure> {
+    let partitions = node.cluster.view().membership.partitions();
+    let partition = Position::of(bucket, key).partition(partitions).0;
+    if !node.replica.marks.is_behind(partition, &stamp.1) {
+        return Ok(());
+    }
+    node.replica.marks.promise(partition, &stamp.1).await.map_err(|error| take_failure(node, &error))
+}
+
+fn read_replica(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, Bytes), Failure> {
     node.metrics.replica_reads.inc();
     let (key, place, conflict) = key(node, request.bucket, request.key.0)?;
+    // Whoever knows of a decision that this disk has missed must not be answered from it.
+    node.replica.marks.heed(key.partition.0, &request.stamp.1).map_err(|error| take_failure(node, &error))?;
+    // Before anything is read.
+    let stamp = node.replica.stamp(&key);
     let record = node.replica.held(&key, &place, conflict).map_err(|error| storage_failure(node, &error))?;
     let held: Option<Digest> = match &record {
         Some(record) => Some(record.digest().map_err(|error| storage_failure(node, &error))?),
@@ -254,14 +337,14 @@ fn replica_get(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, B
         }
         _ => Bytes::new(),
     };
-    Ok((ReplicaGetReply { same, stamp: node.replica.stamp() }, state))
+    Ok((ReplicaGetReply { same, stamp }, state))
 }
 
 fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
     node.metrics.replica_writes.inc();
     let prepared = decode::<ReplicaPut>(&frame).and_then(|request| {
         let (key, _, conflict) = key(node, request.bucket, request.key.0)?;
-        let incoming = Incoming::verify(frame.body)
+        let incoming = Incoming::verify(frame.body, request.stamp.1)
             .map_err(|error| Failure::not_done(FailureCode::Invalid, error.to_string()))?;
         let durability = if request.durable { Durability::Disk } else { Durability::Memory };
         let hint_for = request.hint_for.filter(|target| *target != node.cluster.me.id);
@@ -274,9 +357,10 @@ fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
     // The responder must be at hand on both paths: when the queue refuses, and when the write is done.
     let responder = Arc::new(std::sync::Mutex::new(Some(responder)));
     let answer = {
-        let (node, responder) = (node.clone(), responder.clone());
+        let (node, responder, partition) = (node.clone(), responder.clone(), key.partition.0);
         move |result: Result<(), Failure>| {
-            let reply = result.map(|()| (ReplicaPutReply { stamp: node.replica.stamp() }, Bytes::new()));
+            let stamp = node.replica.marks.stamp(partition);
+            let reply = result.map(|()| (ReplicaPutReply { stamp }, Bytes::new()));
             if let Some(responder) = take(&responder) {
                 send(responder, reply);
             }
@@ -287,8 +371,8 @@ fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
             let node = node.clone();
             let done = {
                 let node = node.clone();
-                move |result: Result<(), StorageError>| {
-                    answer(result.map_err(|error| storage_failure(&node, &error)));
+                move |result: Result<(), TakeError>| {
+                    answer(result.map_err(|error| take_failure(&node, &error)));
                 }
             };
             node.replica.unite(&key, incoming, conflict, durability, done)
@@ -315,7 +399,19 @@ fn hint_failure(node: &Shared, error: &HintError) -> Failure {
         HintError::Full { .. } => {
             Failure::not_done(FailureCode::HintsFull, format!("node {}: {error}", node.cluster.me.id))
         }
+        HintError::Refused(refused) => take_failure(node, refused),
         HintError::Storage(error) => storage_failure(node, error),
+    }
+}
+
+fn take_failure(node: &Shared, error: &TakeError) -> Failure {
+    let message = format!("node {}: {error}", node.cluster.me.id);
+    match error {
+        TakeError::Behind(marks) => {
+            Failure { marks: *marks, ..Failure::not_done(FailureCode::Behind, message) }
+        }
+        TakeError::OldDisk(_) => Failure::not_done(FailureCode::NotServing, message),
+        TakeError::Storage(error) => storage_failure(node, error),
     }
 }
 
@@ -338,7 +434,8 @@ fn replica_list(node: &Shared, request: &ReplicaList) -> Result<(ReplicaListRepl
     Ok((ReplicaListReply { keys: page.keys, more: page.more }, Bytes::new()))
 }
 
-fn put_seen(node: &Shared, request: PutSeen) -> Result<(dynkv_proto::PutSeenReply, Bytes), Failure> {
+async fn put_seen(node: &Shared, request: PutSeen) -> Result<(dynkv_proto::PutSeenReply, Bytes), Failure> {
+    promise(node, &request.bucket, &request.key, request.stamp).await?;
     let (key, place, conflict) = key(node, request.bucket, request.key.0)?;
     node.replica
         .answer_put_seen(&key, &place, conflict, request.put_id, request.attempt)
@@ -370,6 +467,7 @@ fn status(node: &Shared) -> StatusReply {
         peers: gossip::others(&node.cluster).iter().map(|info| node.peers.status(info.id)).collect(),
         hints: load.hints,
         oldest_hint_s: load.oldest_hint_s,
+        settling_paused: node.settling_paused.reason(),
     }
 }
 

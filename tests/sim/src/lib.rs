@@ -33,6 +33,7 @@ pub mod planted;
 pub mod replicas;
 pub mod report;
 pub mod run;
+mod settled;
 pub mod shrink;
 pub mod workload;
 pub mod world;

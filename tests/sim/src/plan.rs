@@ -15,6 +15,8 @@ pub struct Plan {
     pub nodes: usize,
     /// Whether every bucket that can writes to two disks: needed when a disk may be lost.
     pub two_disks: bool,
+    /// How long keys rest before their tombstones and old context entries may go; the default of a day, if it is not said.
+    pub grace_ms: Option<u64>,
     /// Keys that every random session works on.
     pub keys: Vec<Key>,
     /// Who works.
@@ -227,6 +229,7 @@ impl Plan {
             seed,
             nodes,
             two_disks: false,
+            grace_ms: None,
             keys: Vec::new(),
             sessions: Vec::new(),
             warm_up_ms: WARM_UP_MS_MIN,
@@ -239,6 +242,12 @@ impl Plan {
     pub fn fault(mut self, at_ms: u64, lasts_ms: u64, what: What) -> Plan {
         self.two_disks |= what.kind().loses_disk();
         self.faults.push(Fault { at_ms, lasts_ms, what });
+        self
+    }
+
+    /// With tombstones and old context entries that may go after so many milliseconds.
+    pub fn grace(mut self, grace_ms: u64) -> Plan {
+        self.grace_ms = Some(grace_ms);
         self
     }
 
@@ -410,6 +419,9 @@ impl fmt::Display for Plan {
             keys.join(" "),
             if self.two_disks { ", every write to two disks" } else { "" }
         )?;
+        if let Some(grace_ms) = self.grace_ms {
+            writeln!(f, "  tombstones may go after {grace_ms} ms")?;
+        }
         for SessionPlan { number, timeout_ms, work, .. } in &self.sessions {
             match work {
                 Work::Random => writeln!(f, "  s{number} does anything, waits {timeout_ms} ms for answers")?,

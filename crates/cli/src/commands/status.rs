@@ -348,6 +348,7 @@ mod tests {
             peers,
             hints: 3,
             oldest_hint_s: Some(61),
+            settling_paused: String::new(),
         }
     }
 

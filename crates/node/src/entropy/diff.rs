@@ -18,7 +18,7 @@ use super::{
     CompareError,
     answer::PLACES_MAX,
     pass::{Pass, place},
-    states::{keys_at, look, verified},
+    states::{keys_at, look, name_at, verified},
 };
 use crate::{key::Key, shared::Shared, storage::StorageError};
 
@@ -167,7 +167,7 @@ async fn look_at(
 ) -> Result<(), CompareError> {
     // All of them, also those that are equal by now: otherwise a damaged one could not be told from an equal one.
     let mut asked: Vec<StateAsked> =
-        found.iter().map(|difference| StateAsked { position: place(difference), have: None }).collect();
+        found.iter().map(|difference| name_at(place(difference))).collect();
     while !asked.is_empty() {
         let (reply, mut body) = look(node, peer, &asked, true).await?;
         let mut keys: BTreeMap<Bytes, (Key, Has, Has)> = BTreeMap::new();

@@ -10,6 +10,7 @@ use dynkv_ring::NodeId;
 
 use super::{
     CALL_TIMEOUT, CompareError, SETTLE,
+    answer::unsettling,
     states::{self, Moved},
 };
 use crate::{background::Work, shared::Shared, trees::index::Index};
@@ -145,7 +146,7 @@ impl Pass<'_> {
         let shared = shares.get(peer).map(Vec::as_slice).unwrap_or_default();
         let trees = &node.replica.trees;
         let mut without = trees.without_tree(shared);
-        let roots = || trees.roots_of(shared);
+        let roots = || trees.roots_of(&unsettling(node, shared));
         let unusable = |error: dynkv_merkle::RootsError| CompareError::answer(*peer, error);
         let asked = roots().map_err(unusable)?.request(node.env.random());
         let body = call(node, *peer, &TreeRoots { view: view.digest }, asked.to_bytes()).await?;

@@ -6,10 +6,9 @@ use bytes::Bytes;
 use dynkv_merkle::Difference;
 use dynkv_net::Class;
 use dynkv_proto::{
-    Digest, Frame, ReplicaPut, ReplicaPutReply, State, StateAsked, StateFound, States, StatesReply,
-    TreePosition,
+    Conflict, Digest, Round, State, StateAsked, StateFound, States, StatesReply, TreePosition,
 };
-use dynkv_ring::NodeId;
+use dynkv_ring::{NodeId, Position};
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
@@ -20,9 +19,11 @@ use super::{
 };
 use crate::{
     background::Work,
+    hints::Place,
     key::Key,
     record::parse_record_key,
     replica::Incoming,
+    settle::send::{self, How, Source},
     shared::Shared,
     storage::StorageError,
     trees::index::{Index, place_of},
@@ -70,7 +71,9 @@ pub(super) async fn mend(
             let same = have.map(|digest| digest.0) == difference.there;
             let changed = have.map(|digest| digest.0) != difference.here;
             if !(same || changed && settled) {
-                asked.push(StateAsked { position, have });
+                let partition = partition_at(node, position);
+                let promise = node.replica.marks.durable(partition).promise;
+                asked.push(StateAsked { position, have, promise });
             }
         }
         moved += mend_batch(node, peer, asked).await?;
@@ -154,7 +157,7 @@ pub(super) fn verified(
         return Err(wrong("a state is not of the place that was asked for"));
     }
     // Damaged on the way or there: the next comparison will find it again.
-    Ok(Incoming::verify(state).ok().map(|incoming| (key, incoming)))
+    Ok(Incoming::verify(state, found.stamp.1).ok().map(|incoming| (key, incoming)))
 }
 
 /// Unites a state into this node's record. Returns what the record holds then; `None` when it could not be written.
@@ -163,8 +166,8 @@ async fn unite(node: &Arc<Shared>, key: &Key, incoming: Incoming) -> Option<Byte
     let (sender, settled) = oneshot::channel();
     let submitted = node.replica.settle(key, Some(incoming), conflict, |outcome| drop(sender.send(outcome)));
     let outcome = match submitted {
-        Ok(()) => settled.await.unwrap_or(Err(StorageError::Closed)),
-        Err(error) => Err(error),
+        Ok(()) => settled.await.unwrap_or(Err(StorageError::Closed.into())),
+        Err(error) => Err(error.into()),
     };
     match outcome {
         Ok(state) => {
@@ -195,8 +198,9 @@ async fn push_all(node: &Arc<Shared>, peer: NodeId, keys: Vec<Key>) -> Moved {
 /// How many bytes the state had, if it was taken.
 async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) -> Option<u64> {
     let _turn = node.background.turn(Work::AntiEntropy).await?;
-    let state = match node.replica.read_intact(&key) {
-        Ok(Some(record)) => record.state,
+    let source = Source::At(Place::Home, Conflict::Siblings);
+    let held = match send::read(node, &key, &source) {
+        Ok(Some(held)) => held,
         // The index names a record that is not there.
         Ok(None) => {
             node.replica.check(&key);
@@ -205,18 +209,11 @@ async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) -> Option<u64> {
         // Noted, if it is damaged.
         Err(_) => return None,
     };
-    let bytes = state.len() as u64;
-    let request = ReplicaPut {
-        bucket: key.bucket,
-        key: key.key.into(),
-        stamp: node.replica.stamp(),
-        // Nothing is given up because it has arrived: losing it costs another comparison.
-        durable: false,
-        hint_for: None,
-    };
-    let frame = Frame::new(&request, state);
-    node.metrics.tree_message_sent(frame.wire_len());
-    match node.peers.request::<ReplicaPutReply>(peer, Class::Background, frame, PUSH_TIMEOUT).await {
+    let bytes = held.state.len() as u64;
+    node.metrics.tree_message_sent(held.state.len());
+    // Nothing is given up because it has arrived: losing it costs another comparison.
+    let how = How { class: Class::Background, durable: false, hint_for: None, timeout: PUSH_TIMEOUT };
+    match send::give(node, peer, &key, &source, held, how).await {
         Ok(_) => {
             node.metrics.states_pushed.inc();
             Some(bytes)
@@ -226,6 +223,16 @@ async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) -> Option<u64> {
             None
         }
     }
+}
+
+/// Asks only to look: nothing is taken.
+pub(super) fn name_at(position: TreePosition) -> StateAsked {
+    StateAsked { position, have: None, promise: Round::default() }
+}
+
+/// The partition of a place.
+pub(super) fn partition_at(node: &Shared, position: TreePosition) -> u32 {
+    Position(position.0).partition(node.cluster.view().membership.partitions()).0
 }
 
 /// Names the keys of `found`.
@@ -247,7 +254,7 @@ pub(super) async fn name(
             }
         }
         let mut asked: Vec<StateAsked> =
-            unknown.iter().map(|difference| StateAsked { position: place(difference), have: None }).collect();
+            unknown.iter().map(|difference| name_at(place(difference))).collect();
         while !asked.is_empty() {
             let (reply, _) = look(node, peer, &asked, false).await?;
             for found in reply.found {
