@@ -82,7 +82,7 @@ pub fn add(sum: &mut Sightings, seen: &Sightings) {
 }
 
 /// What must have happened in a batch of some hundred runs, or the batch proves nothing.
-pub const SOMETIMES: [&str; 35] = [
+pub const SOMETIMES: [&str; 42] = [
     // Faults.
     "kills",
     "power losses",
@@ -120,6 +120,13 @@ pub const SOMETIMES: [&str; 35] = [
     "nodes: comparisons_equal",
     "nodes: states_pulled",
     "nodes: states_pushed",
+    "nodes: settle_decided",
+    "nodes: settle_abandoned",
+    "nodes: tombstones_dropped",
+    "nodes: contexts_compacted",
+    "nodes: messages_behind",
+    "nodes: disks_set_aside",
+    "nodes: disks_admitted",
     "repairs after healing",
 ];
 

@@ -8,6 +8,7 @@ mod disks;
 mod hints;
 mod network;
 mod processes;
+mod settling;
 
 use dynkv_sim::{
     batch::{cores, run_all},
