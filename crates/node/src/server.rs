@@ -124,7 +124,7 @@ impl Handler for Server {
             kinds::SETTLE_DECIDE => {
                 settling(node, frame, responder, |node, request: SettleDecide| async move {
                     settle::answer::decide(&node, request).await
-                })
+                });
             }
             kinds::SETTLE_DROP => settling(node, frame, responder, |node, request: SettleDrop| async move {
                 settle::answer::drop_settled(&node, request).await

@@ -36,7 +36,10 @@ fn seeds_that_once_found_a_bug_hold() {
     // 1040: a put on its way was denied by every home and written twice.
     // 20006: a retry found its own version and another home's, and did not say that there may be a duplicate.
     // 20087: fails when the homes are not asked about a retry.
-    check(&[1040, 20006, 20087], Plan::draw);
+    // 2092: an old disk agreed to a further settlement round before it was found out, and then could not be any more.
+    // 2075: an empty disk could not take what the others had read before they promised what it had.
+    // 3160: a failed write was acknowledged by what was read in its place.
+    check(&[1040, 20006, 20087, 2075, 2092, 3160], Plan::draw);
 }
 
 #[test]
