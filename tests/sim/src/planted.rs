@@ -109,8 +109,14 @@ mod live {
         let seeds_max = seeds_max(bug);
         plant(Some(bug));
         let caught = (0..seeds_max).find_map(|at| {
-            let report = run_plan(&plan(bug, START + at));
-            report.verdict.is_err().then(|| (at + 1, Box::new(report)))
+            let plan = plan(bug, START + at);
+            let report = run_plan(&plan);
+            report.verdict.is_err().then(|| {
+                // A plan that fails without the bug, too, has not caught it: it has found another one.
+                plant(None);
+                assert_eq!(run_plan(&plan).failure(), "", "without {bug:?}");
+                (at + 1, Box::new(report))
+            })
         });
         plant(None);
         Caught { bug, seeds_max, caught }
