@@ -124,8 +124,13 @@ mod live {
         let seeds_max = seeds_max(bug);
         plant(Some(bug));
         let caught = (0..seeds_max).find_map(|at| {
-            let report = run_plan(&plan(bug, START + at));
-            Some((at + 1, fault_of(bug, &report)?))
+            let plan = plan(bug, START + at);
+            let promise = fault_of(bug, &run_plan(&plan))?;
+            // A plan that fails without the bug, too, has not caught it: it has found another one.
+            plant(None);
+            let innocent = run_plan(&plan);
+            assert_eq!(fault_of(bug, &innocent), None, "without {bug:?}: {}", innocent.failure());
+            Some((at + 1, promise))
         });
         plant(None);
         Caught { bug, seeds_max, caught }

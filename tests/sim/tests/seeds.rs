@@ -74,3 +74,13 @@ fn retries_elsewhere_do_not_write_twice_unsaid() {
     let batch = check(&seeds, |seed| Plan::draw_with(seed, &[Kind::Cut, Kind::Trouble, Kind::Kill]));
     assert!(batch.seen["nodes: puts_repeated"] > 0, "{:?}", batch.seen);
 }
+
+/// Plans in which much settles and little else happens: under those the bugs of the settlement are hunted.
+#[test]
+fn settling_holds_while_links_disks_and_nodes_are_slow() {
+    let kinds = [Kind::SlowNode, Kind::Storm, Kind::Cut, Kind::SlowDisk];
+    let seeds: Vec<u64> = (73..85).collect();
+    let batch = check(&seeds, |seed| Plan::draw_with(seed, &kinds).grace([0, 100, 500][seed as usize % 3]));
+    assert!(batch.seen["nodes: tombstones_dropped"] > 0, "{:?}", batch.seen);
+    assert!(batch.seen["nodes: messages_behind"] > 0, "{:?}", batch.seen);
+}

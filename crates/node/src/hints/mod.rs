@@ -382,14 +382,14 @@ impl Hints {
         let Queued { sequence, bytes, record_key, .. } = queued.clone();
         let apply: Apply = Box::new(move |tx| {
             let held = hints.get(tx, &record_key, &target);
-            let (same, bytes) = match (held, &delivered) {
+            let (same, sequence, bytes) = match (held, &delivered) {
                 (Ok(Some(hint)), Some(delivered)) => {
                     let same = hint.record.state == *delivered || planted::is(Bug::HintRemovedThoughChanged);
-                    (same, hint.record.state.len() as u64)
+                    // Its own turn: the one that was queued may be settled, and this one be begun since.
+                    (same, hint.sequence, hint.record.state.len() as u64)
                 }
-                (Ok(_), Some(_)) => (false, 0),
-                (Err(StorageError::Damaged { .. }), None) => (true, bytes),
-                (Ok(_), None) => (false, 0),
+                (Err(StorageError::Damaged { .. }), None) => (true, sequence, bytes),
+                (Ok(_), _) => (false, 0, 0),
                 (Err(error), _) => return Box::new(move |_| done(Err(error))) as Done,
             };
             if !same {
