@@ -153,6 +153,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         let values = |get: &GetRecord| get.versions.iter().map(|version| version.value.clone()).collect();
         last = gets.iter().map(|get| (get.key.clone(), values(get))).collect();
         // What some have dropped and others have not is given back by reads.
+        trees_are_right(&seen)?;
         if !restart && plan.keeps_processes() && !plan.compares_replicas() && plan.grace_ms.is_none() {
             nothing_is_lost_on_the_way(&seen)?;
         }
@@ -161,6 +162,18 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     let key = verdict.as_ref().err().and_then(|violation| violation.key.as_ref());
     let replicas = key.map(|key| replicas::of_key(&world, plan.nodes, key)).unwrap_or_default();
     Report { plan: plan.clone(), seen, last, verdict, log: world.log.lines(), replicas }
+}
+
+/// Nobody damages what is stored, so that nothing may be found that does not fit.
+fn trees_are_right(seen: &Sightings) -> Result<(), Violation> {
+    match seen.get("nodes: tree_drifts").copied().unwrap_or_default() {
+        0 => Ok(()),
+        drifts => Err(Violation {
+            promise: "trees and the digest index say what is stored",
+            key: None,
+            what: format!("{drifts} were set right"),
+        }),
+    }
 }
 
 /// While processes and disks last, every home gets every write, now or as a hint: reads find nothing to repair afterwards.
