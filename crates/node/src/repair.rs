@@ -66,8 +66,8 @@ impl Replica {
             self.take(&at.record, incoming)?;
         }
         let before = tx.get(Space::Records, &at.record)?.map(Record::decode).transpose()?;
-        let held = before.as_ref().map(Record::digest).transpose()?;
-        let indexed = self.trees.indexed(tx, at)?;
+        let held = before.as_ref().map(entered_of).transpose()?;
+        let indexed = self.trees.entered(tx, at)?;
         if before.is_none() && indexed.is_some() {
             return Err(missing().into());
         }
@@ -77,19 +77,18 @@ impl Replica {
             // Which of the two it was told is not known.
             self.trees.doubt(at);
         }
+        let old = indexed.map(|entered| entered.digest);
         let after = match incoming {
             Some(incoming) => self.united(before.clone(), incoming, conflict)?,
             None => None,
         };
         match (after, before, held) {
             (Some((after, since_ms)), _, _) => {
-                let change = self.trees.put_record(tx, at, indexed, &after, since_ms)?;
+                let change = self.trees.put_record(tx, at, old, &after, since_ms)?;
                 Ok((Some(after.state), Some(change)))
             }
             (None, Some(before), Some(held)) => {
-                let unsettled_since_ms = unsettled_since_ms(&before.decode_state()?);
-                let entered = Entered { digest: held, unsettled_since_ms };
-                let change = (indexed != Some(held)).then(|| self.trees.put_digest(tx, at, indexed, entered));
+                let change = (indexed != Some(held)).then(|| self.trees.put_digest(tx, at, old, held));
                 Ok((Some(before.state), change))
             }
             _ => Ok((None, None)),
@@ -199,6 +198,12 @@ impl Replica {
         });
         self.storage.submit(Durability::Memory, apply)
     }
+}
+
+/// What the index is to say of a record.
+pub(crate) fn entered_of(record: &Record) -> Result<Entered, StorageError> {
+    let unsettled_since_ms = unsettled_since_ms(&record.decode_state()?);
+    Ok(Entered { digest: record.digest()?, unsettled_since_ms })
 }
 
 fn missing() -> StorageError {

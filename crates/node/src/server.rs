@@ -6,7 +6,10 @@ use bytes::Bytes;
 use dynkv_net::{Handler, PeerName, Responder};
 use dynkv_proto::{
     Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, List, Message, Metrics,
-    MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply, ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply, SettleDecide, SettleDrop, SettleMarks, SettleMarksReply, SettlePrepare, Stamp, Status, StatusReply, StopRepair, StopVerify, TreeCompare, TreeRoots, Verify, VerifyStatus, View, ViewReply, kinds,
+    MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply, ReplicaList,
+    ReplicaListReply, ReplicaPut, ReplicaPutReply, SettleDecide, SettleDrop, SettleMarks, SettleMarksReply,
+    SettlePrepare, Stamp, Status, StatusReply, StopRepair, StopVerify, TreeCompare, TreeRoots, Verify,
+    VerifyStatus, View, ViewReply, kinds,
 };
 use dynkv_ring::{PartitionId, Position};
 

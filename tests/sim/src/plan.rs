@@ -319,6 +319,11 @@ impl Plan {
         self.seed.is_multiple_of(2)
     }
 
+    /// Whether no disk spoils what it holds.
+    pub fn keeps_indexes(&self) -> bool {
+        !self.has(|kind| matches!(kind, Kind::Rot | Kind::Drift))
+    }
+
     /// Whether no process ends and no disk fails.
     pub fn keeps_processes(&self) -> bool {
         !self.has(|kind| {

@@ -16,6 +16,8 @@ mod live {
     use dynkv_node::planted::{Bug, plant};
 
     use crate::{
+        buckets::Bucket,
+        history::Key,
         plan::{Kind, Plan},
         plans,
         report::Report,
@@ -62,9 +64,8 @@ mod live {
             Bug::HintRemovedBeforeAck | Bug::HintRemovedThoughChanged => {
                 &[Kind::Cut, Kind::SlowNode, Kind::Pause]
             }
-            Bug::SlotCountsTwice | Bug::NodeCountsTwice => {
-                &[Kind::Wipe, Kind::SlowNode, Kind::Split, Kind::Pause]
-            }
+            Bug::SlotCountsTwice => &[Kind::SlowNode, Kind::Split, Kind::Pause],
+            Bug::NodeCountsTwice => &[Kind::Wipe, Kind::SlowNode, Kind::Split, Kind::Pause],
             Bug::TombstoneByTime
             | Bug::SettleHomesOnly
             | Bug::SettleSomeHomes
@@ -90,6 +91,10 @@ mod live {
             Bug::HintRemovedOnMemoryAck => plans::hint_target_loses_power(2 * seed + 1),
             _ => {
                 let mut plan = Plan::draw_with(seed, kinds(bug));
+                if bug == Bug::SlotCountsTwice {
+                    // Where all homes are wanted, one that counts twice is soon one too many.
+                    plan.keys = ["k0", "k1", "k2"].map(|name| Key::shared(Bucket::Wide, name)).into();
+                }
                 if SETTLEMENT.contains(&bug) {
                     plan.grace_ms = Some([0, 100, 500][seed as usize % 3]);
                 }

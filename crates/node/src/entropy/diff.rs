@@ -166,8 +166,7 @@ async fn look_at(
     differences: &mut Vec<DiffKey>,
 ) -> Result<(), CompareError> {
     // All of them, also those that are equal by now: otherwise a damaged one could not be told from an equal one.
-    let mut asked: Vec<StateAsked> =
-        found.iter().map(|difference| name_at(place(difference))).collect();
+    let mut asked: Vec<StateAsked> = found.iter().map(|difference| name_at(place(difference))).collect();
     while !asked.is_empty() {
         let (reply, mut body) = look(node, peer, &asked, true).await?;
         let mut keys: BTreeMap<Bytes, (Key, Has, Has)> = BTreeMap::new();

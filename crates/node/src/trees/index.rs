@@ -87,6 +87,13 @@ pub(crate) struct Indexed {
     pub(crate) record: Bytes,
 }
 
+impl Indexed {
+    /// What it says of the record.
+    pub(crate) fn entered(&self) -> Entered {
+        Entered { digest: self.digest, unsettled_since_ms: self.unsettled_since_ms }
+    }
+}
+
 /// The entries with places from `first` to `last`: those of the first `max` places. Says whether that is all of them.
 pub(crate) fn page(
     storage: &dyn Storage,

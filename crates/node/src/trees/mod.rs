@@ -282,13 +282,22 @@ impl Trees {
     }
 
     /// What the index says of a record, within a transaction.
+    pub(crate) fn entered(
+        &self,
+        tx: &Transaction<'_>,
+        at: &RecordAt,
+    ) -> Result<Option<Entered>, StorageError> {
+        let value = tx.get(Space::Digests, &index_key(place_of(at), &at.record))?;
+        value.map(|value| parse_value(&value)).transpose()
+    }
+
+    /// The digest that the index names for a record, within a transaction.
     pub(crate) fn indexed(
         &self,
         tx: &Transaction<'_>,
         at: &RecordAt,
     ) -> Result<Option<Digest>, StorageError> {
-        let value = tx.get(Space::Digests, &index_key(place_of(at), &at.record))?;
-        Ok(value.map(|value| parse_value(&value)).transpose()?.map(|entered| entered.digest))
+        Ok(self.entered(tx, at)?.map(|entered| entered.digest))
     }
 
     /// Takes note of a change's outcome.
