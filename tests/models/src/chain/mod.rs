@@ -1,0 +1,87 @@
+//! Who serves a partition: the chain of configurations. One partition, one key, a few nodes; every message is an atomic step
+//! of who receives it, and may come late, again, out of order, or never (`README.md` says why that is enough).
+
+mod bug;
+mod change;
+mod check;
+mod duty;
+mod members;
+mod requests;
+mod show;
+mod state;
+mod steps;
+mod world;
+
+pub use bug::Bug;
+pub use members::{Config, Member, Members};
+pub use state::{Faults, State, Step};
+pub use world::{Bucket, Op, World};
+
+use crate::engine::{Model, Seen, Violation};
+
+impl World {
+    fn take(&self, state: &mut State, step: &Step, seen: &mut Seen) -> Result<(), Violation> {
+        match step {
+            Step::Ask { .. } | Step::Teach { .. } | Step::StandIn { .. } | Step::Finish { .. } => {
+                self.request(state, step, seen)?;
+            }
+            Step::Propose { .. }
+            | Step::Prepare { .. }
+            | Step::Choose { .. }
+            | Step::Sync { .. }
+            | Step::Accept { .. }
+            | Step::Tell { .. } => self.change(state, step, seen)?,
+            Step::Learn { .. }
+            | Step::Repair { .. }
+            | Step::Deliver { .. }
+            | Step::Push { .. }
+            | Step::DropHint { .. }
+            | Step::Drop { .. } => self.duty(state, step, seen)?,
+            Step::Retarget
+            | Step::Restart { .. }
+            | Step::LoseDisk { .. }
+            | Step::Remove { .. }
+            | Step::Leave { .. }
+            | Step::Unseal { .. } => self.fault(state, step, seen),
+        }
+        check::always(self, state)
+    }
+}
+
+impl Model for World {
+    type State = State;
+    type Step = Step;
+
+    fn start(&self) -> State {
+        self.beginning()
+    }
+
+    fn steps(&self, state: &State, steps: &mut Vec<Step>) {
+        self.possible(state, steps);
+    }
+
+    fn weight(&self, step: &Step) -> u32 {
+        let weight = self.weights[step.kind()];
+        if step.is_heard() { weight } else { weight.div_ceil(8) }
+    }
+
+    fn apply(&self, state: &mut State, step: &Step, seen: &mut Seen) -> Result<(), Violation> {
+        self.take(state, step, seen)
+    }
+
+    fn settle(&self, state: &mut State, taken: &mut Vec<Step>, seen: &mut Seen) -> Result<(), Violation> {
+        self.come_to_rest(state, taken, seen)
+    }
+
+    fn show_step(&self, state: &State, step: &Step) -> String {
+        self.words(state, step)
+    }
+
+    fn show_state(&self, state: &State) -> String {
+        self.picture(state)
+    }
+
+    fn title(&self) -> String {
+        self.describe()
+    }
+}
