@@ -61,7 +61,9 @@ impl Model for World {
     }
 
     fn weight(&self, step: &Step) -> u32 {
-        let weight = self.weights[step.kind()];
+        let weight = self.weights[step.kind()] * 16;
+        let slow = step.node().is_some_and(|node| self.slow.contains(&node));
+        let weight = if slow { weight / 16 } else { weight };
         if step.is_heard() { weight } else { weight.div_ceil(8) }
     }
 

@@ -4,7 +4,7 @@ use super::{
     bug::Bug,
     check,
     members::{Config, Member},
-    state::{Ack, Admitted, State, Step},
+    state::{Ack, Admitted, Node, State, Step},
     world::{Op, World},
 };
 use crate::engine::{Seen, Violation};
@@ -76,22 +76,16 @@ impl World {
             seen.note("a configuration is learned from a request");
         }
         let node = state.node(to.node());
-        if node.config.epoch > config.epoch {
-            let takes = self.has(if put { Bug::OldEpochAccepted } else { Bug::EpochUncheckedOnReads });
-            if !takes || !node.config.members.contains(to) {
-                let newer = node.config;
-                if heard {
-                    self.advance(state, op, newer, seen);
-                }
-                return Ok(());
+        if !self.is_right_epoch(node, to, config, put) {
+            let newer = node.config;
+            if heard {
+                self.advance(state, op, newer, seen);
             }
+            return Ok(());
         }
-        if strict && node.is_sealed() {
-            let despite = self.has(if put { Bug::NoSealOnPuts } else { Bug::NoSealOnReads });
-            if !despite {
-                seen.note("a seal refuses a request");
-                return Ok(());
-            }
+        if strict && !self.is_unsealed(node, put) {
+            seen.note("a seal refuses a request");
+            return Ok(());
         }
         if put && node.is_sealed() && !strict {
             seen.note("a sealed member stores a sloppy put");
@@ -113,6 +107,26 @@ impl World {
         }
         node.data |= 1 << op;
         if heard { self.credit(state, op, ack, seen) } else { Ok(()) }
+    }
+
+    /// Whether a member takes a request under `config`: it is at exactly that epoch.
+    fn is_right_epoch(&self, node: &Node, member: Member, config: Config, put: bool) -> bool {
+        let takes = self.has(if put { Bug::OldEpochAccepted } else { Bug::EpochUncheckedOnReads });
+        node.config.epoch == config.epoch || (takes && node.config.members.contains(member))
+    }
+
+    /// Whether a member serves strict requests.
+    fn is_unsealed(&self, node: &Node, put: bool) -> bool {
+        !node.is_sealed() || self.has(if put { Bug::NoSealOnPuts } else { Bug::NoSealOnReads })
+    }
+
+    /// Whether a member that lacks a write would answer a strict read under `config` now.
+    pub(super) fn would_miss(&self, state: &State, member: Member, config: Config, write: u8) -> bool {
+        let node = state.node(member.node());
+        // Who is behind learns of the configuration from the request, and is not sealed in it.
+        let behind = node.config.epoch < config.epoch;
+        let answers = behind || (self.is_right_epoch(node, member, config, false) && self.is_unsealed(node, false));
+        state.is_live(member) && answers && node.data >> write & 1 == 0
     }
 
     /// The coordinator learns of a later configuration.

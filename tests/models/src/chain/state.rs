@@ -242,6 +242,30 @@ impl Step {
         }
     }
 
+    /// The node that takes it, but for what clients and proposers decide by themselves.
+    pub fn node(&self) -> Option<u8> {
+        match *self {
+            Self::Ask { to, .. } | Self::Prepare { to, .. } | Self::Accept { to, .. } => Some(to.node()),
+            Self::Teach { node, .. }
+            | Self::StandIn { node, .. }
+            | Self::Finish { node, .. }
+            | Self::Tell { node, .. }
+            | Self::Learn { node, .. }
+            | Self::Repair { node, .. }
+            | Self::Deliver { node, .. }
+            | Self::Push { node, .. }
+            | Self::DropHint { node, .. }
+            | Self::Drop { node }
+            | Self::Restart { node }
+            | Self::LoseDisk { node }
+            | Self::Remove { node }
+            | Self::Leave { node }
+            | Self::Unseal { node } => Some(node),
+            Self::Sync { by, .. } => Some(by.node()),
+            Self::Propose { .. } | Self::Choose { .. } | Self::Retarget => None,
+        }
+    }
+
     /// Whether the answer reaches who asked.
     pub fn is_heard(&self) -> bool {
         match self {

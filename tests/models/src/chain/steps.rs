@@ -36,7 +36,8 @@ impl World {
             let waits = (0..usize::from(op)).any(|other| {
                 self.ops[other] == *kind && state.ops[other].configs.is_empty() && !state.ops[other].done
             });
-            if !begun && waits {
+            let early = known.last().is_none_or(|last| last.epoch < self.from_epoch[usize::from(op)]);
+            if !begun && (waits || early) {
                 continue;
             }
             let configs = if begun { &progress.configs } else { &known };

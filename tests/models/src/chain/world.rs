@@ -47,6 +47,10 @@ pub struct World {
     pub buckets: Vec<Bucket>,
     /// What clients do; each once, in any order.
     pub ops: Vec<Op>,
+    /// From which epoch on each of them may begin.
+    pub from_epoch: Vec<u8>,
+    /// Nodes of whose steps a random walk takes fewer: as if they were cut off.
+    pub slow: Vec<u8>,
     /// Most proposals.
     pub proposals_max: u8,
     /// Most faults of each kind.
@@ -85,6 +89,8 @@ impl World {
                 Op::Read { bucket: 0 },
                 Op::Read { bucket: 0 },
             ],
+            from_epoch: vec![0; 4],
+            slow: Vec::new(),
             proposals_max: 1,
             faults_max: Faults::default(),
             lossy: false,
@@ -120,6 +126,8 @@ impl World {
         for _ in 0..random.random_range(1..=4) {
             ops.push(Op::Read { bucket: random.random_range(0..buckets.len()) });
         }
+        let from_epoch = ops.iter().map(|_| [0, 0, 1, 2][random.random_range(0..4)]).collect();
+        let slow = (0..random.random_range(0..=2)).map(|_| random.random_range(0..nodes)).collect();
         let mut weights = WEIGHTS;
         // Some kinds of steps are rare in this world, others frequent: what happens only when one waits for long happens, too.
         for weight in &mut weights {
@@ -135,6 +143,8 @@ impl World {
             targets,
             buckets,
             ops,
+            from_epoch,
+            slow,
             proposals_max: random.random_range(1..=5),
             faults_max: Faults {
                 restarts: random.random_range(0..=2),
