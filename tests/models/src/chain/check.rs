@@ -66,7 +66,8 @@ pub(super) fn always(world: &World, state: &State) -> Result<(), Violation> {
             // A lost disk counts as one that has it: it is charged to dw - 1.
             let lack = members.iter().filter(|&member| state.is_live(member) && !has(member.node())).count();
             let may_lack = members.len() - world.bucket(write).w.min(members.len());
-            if let Some(config) = known(state).into_iter().find(|&config| stale(world, state, config, write)) {
+            if let Some(config) = known(state).into_iter().find(|&config| stale(world, state, config, write))
+            {
                 return Violation::of(FRESH, format!("a read under {config} can miss {name} now"));
             }
             if lack > usize::from(may_lack) {
@@ -118,7 +119,7 @@ impl World {
         taken: &mut Vec<Step>,
         seen: &mut Seen,
     ) -> Result<(), Violation> {
-        let calm = World { calm: true, ..self.clone() };
+        let calm = World { calm: true, duties: true, ..self.clone() };
         let (mut settled, mut reachable) = (false, false);
         for _ in 0..4 {
             calm.finish(state, taken, seen)?;

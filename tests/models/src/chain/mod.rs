@@ -19,6 +19,41 @@ pub use world::{Bucket, Op, World};
 
 use crate::engine::{Model, Seen, Violation};
 
+/// What random schedules have to see sometimes: they prove nothing about what never happens in them.
+pub const SOMETIMES: &[&str] = &[
+    "a change is given up",
+    "a configuration is learned from a request",
+    "a departed target's hint goes after its push",
+    "a hint is delivered",
+    "a hint is kept",
+    "a hint is refused by a target that is no member",
+    "a member-to-be has read everything",
+    "a node that is no member drops the partition",
+    "a push starts over because the epoch has moved",
+    "a put reaches a learner",
+    "a sealed member promises again, higher",
+    "a sealed member stores a sloppy put",
+    "a smaller set of members is chosen",
+    "a stale request is refused and goes on with the later configuration",
+    "a target is chosen",
+    "acknowledgements of several epochs unite",
+    "an accepted value is taken over",
+    "changes aborted",
+    "changes decided",
+    "lost disks",
+    "members removed",
+    "nodes leave",
+    "pushes",
+    "pushes of a departed target's hint",
+    "restarts",
+    "seals",
+    "sloppy puts acknowledged",
+    "strict puts acknowledged",
+    "strict reads that had something to miss",
+    "the end: operators have got what they want",
+    "the end: too many members are lost to change the configuration",
+];
+
 impl World {
     fn take(&self, state: &mut State, step: &Step, seen: &mut Seen) -> Result<(), Violation> {
         match step {

@@ -84,7 +84,6 @@ impl World {
             return Ok(());
         }
         if strict && !self.is_unsealed(node, put) {
-            seen.note("a seal refuses a request");
             return Ok(());
         }
         if put && node.is_sealed() && !strict {
@@ -125,7 +124,8 @@ impl World {
         let node = state.node(member.node());
         // Who is behind learns of the configuration from the request, and is not sealed in it.
         let behind = node.config.epoch < config.epoch;
-        let answers = behind || (self.is_right_epoch(node, member, config, false) && self.is_unsealed(node, false));
+        let answers =
+            behind || (self.is_right_epoch(node, member, config, false) && self.is_unsealed(node, false));
         state.is_live(member) && answers && node.data >> write & 1 == 0
     }
 
@@ -163,7 +163,11 @@ impl World {
         let bucket = self.bucket(op);
         let asked = if matches!(kind, Op::Read { .. }) { bucket.r } else { bucket.w };
         let enough = asked.min(config.members.len());
-        let count = if strict { slots(&progress.acks) } else { matched(&progress.acks, self.has(Bug::HolderIsTarget)) };
+        let count = if strict {
+            slots(&progress.acks)
+        } else {
+            matched(&progress.acks, self.has(Bug::HolderIsTarget))
+        };
         if count < usize::from(enough) {
             return Ok(());
         }

@@ -44,12 +44,11 @@ impl World {
             for &config in configs {
                 self.ask_steps(state, op, config, steps);
             }
-            if let Op::Put { strict, .. } = kind
-                && begun
-            {
-                if !strict {
-                    configs.iter().for_each(|&config| self.stand_in_steps(state, op, config, steps));
-                }
+            let Op::Put { strict, .. } = kind else { continue };
+            if begun && !strict {
+                configs.iter().for_each(|&config| self.stand_in_steps(state, op, config, steps));
+            }
+            if begun && self.duties {
                 let current = configs[configs.len() - 1];
                 for node in state.present().filter(|&node| {
                     let wanted = self.targets[usize::from(state.target)].contains(&node);
@@ -208,7 +207,7 @@ impl World {
                     }
                 }
             }
-            if node.data != 0 && self.goal(state, id).is_some() {
+            if self.duties && node.data != 0 && self.goal(state, id).is_some() {
                 self.push_steps(state, id, None, steps);
                 if self.may_drop(state, id) {
                     steps.push(Step::Drop { node: id });
@@ -268,7 +267,7 @@ impl World {
             if faults.removals < most.removals {
                 steps.push(Step::Remove { node: id });
             }
-            if self.may_leave(state, id) {
+            if self.duties && self.may_leave(state, id) {
                 steps.push(Step::Leave { node: id });
             }
             if self.has(Bug::SealTimesOut) && node.is_sealed() {

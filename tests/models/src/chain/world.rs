@@ -59,6 +59,8 @@ pub struct World {
     pub lossy: bool,
     /// A write is let in and finished in two steps.
     pub admits: bool,
+    /// Nodes that learn get puts, nodes that are no members hand over what they hold, drop it and leave.
+    pub duties: bool,
     /// In how many chunks a member is read.
     pub chunks: u8,
     /// How likely each kind of step is.
@@ -76,31 +78,66 @@ const WEIGHTS: [u32; Step::KINDS] =
     [24, 4, 6, 24, 16, 24, 30, 24, 24, 16, 6, 2, 1, 8, 10, 8, 10, 6, 3, 3, 6, 6];
 
 impl World {
-    /// The small world of the exhaustive search: three members of which one is replaced, two puts, two reads, no faults.
-    pub fn small() -> Self {
-        Self {
+    /// Small worlds for the exhaustive search, with what each is about, the smallest first.
+    pub fn small() -> Vec<(&'static str, Self)> {
+        let put = Op::Put { bucket: 0, strict: true };
+        let sloppy = Op::Put { bucket: 0, strict: false };
+        let read = Op::Read { bucket: 0 };
+        let replace = Self {
             nodes: 4,
             founding: vec![0, 1, 2],
             targets: vec![vec![0, 1, 3]],
             buckets: vec![Bucket { r: 2, w: 2 }],
-            ops: vec![
-                Op::Put { bucket: 0, strict: true },
-                Op::Put { bucket: 0, strict: true },
-                Op::Read { bucket: 0 },
-                Op::Read { bucket: 0 },
-            ],
-            from_epoch: vec![0; 4],
+            ops: Vec::new(),
+            from_epoch: Vec::new(),
             slow: Vec::new(),
             proposals_max: 1,
             faults_max: Faults::default(),
             lossy: false,
             admits: false,
+            duties: false,
             chunks: 1,
             weights: WEIGHTS,
             bug: None,
             steps_max: 200,
             calm: false,
-        }
+        };
+        let small =
+            |ops: &[Op]| Self { ops: ops.to_vec(), from_epoch: vec![0; ops.len()], ..replace.clone() };
+        vec![
+            (
+                "one member becomes two, then the other alone; two puts, a read",
+                Self {
+                    nodes: 2,
+                    founding: vec![0],
+                    targets: vec![vec![0, 1], vec![1]],
+                    proposals_max: 2,
+                    duties: true,
+                    ..small(&[put, put, read])
+                },
+            ),
+            ("one of three members is replaced; a put, a read", small(&[put, read])),
+            (
+                "one of two members is replaced, hands over and drops; a sloppy put",
+                Self {
+                    nodes: 3,
+                    founding: vec![0, 1],
+                    targets: vec![vec![0, 2]],
+                    duties: true,
+                    ..small(&[sloppy])
+                },
+            ),
+            (
+                "one of three members is replaced, by two proposers, with a restart; a put",
+                Self {
+                    proposals_max: 2,
+                    faults_max: Faults { restarts: 1, ..Faults::default() },
+                    ..small(&[put])
+                },
+            ),
+            ("one of three members is replaced; two puts, a read", small(&[put, put, read])),
+            ("one of three members is replaced; two puts, two reads", small(&[put, put, read, read])),
+        ]
     }
 
     /// A world from a seed.
@@ -153,6 +190,7 @@ impl World {
                 copies: random.random_range(0..=3),
             },
             lossy: random.random_bool(0.5),
+            duties: true,
             admits: random.random_bool(0.5),
             chunks: random.random_range(1..=2),
             weights,
@@ -160,6 +198,13 @@ impl World {
             steps_max: random.random_range(40..=160),
             calm: false,
         }
+    }
+
+    /// The random schedule of a seed: its world, the seed of its steps, and how many of them there may be.
+    pub fn schedule(seed: u64, bug: Option<Bug>) -> (Self, u64, usize) {
+        let world = Self::draw(seed, bug);
+        let steps_max = world.steps_max;
+        (world, seed, steps_max)
     }
 
     /// Whether this mistake is planted.

@@ -122,6 +122,11 @@ pub struct Failure<Step> {
 }
 
 impl<Step: Copy + Debug + PartialEq> Failure<Step> {
+    /// The steps that were taken before the model settled.
+    pub fn walked(&self) -> &[Step] {
+        &self.steps[..self.steps.len() - self.settling]
+    }
+
     /// The walk, step by step, what was where at its end, and the violation.
     pub fn show<M: Model<Step = Step>>(&self, model: &M) -> String {
         let mut state = model.start();

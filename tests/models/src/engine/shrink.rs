@@ -6,17 +6,17 @@ use super::{Failure, Model, walk::replay};
 pub fn shrink<M: Model>(model: &M, failure: Failure<M::Step>) -> Failure<M::Step> {
     let promise = failure.violation.promise;
     let mut best = failure;
-    let mut run = walked(&best).len().div_ceil(2);
+    let mut run = best.walked().len().div_ceil(2);
     while run > 0 {
         let mut at = 0;
         let mut smaller = false;
-        while at < walked(&best).len() {
-            let kept = walked(&best);
+        while at < best.walked().len() {
+            let kept = best.walked().to_vec();
             let mut fewer = kept[..at].to_vec();
             fewer.extend_from_slice(&kept[(at + run).min(kept.len())..]);
             match replay(model, &fewer) {
                 Err(shorter)
-                    if shorter.violation.promise == promise && walked(&shorter).len() < kept.len() =>
+                    if shorter.violation.promise == promise && shorter.walked().len() < kept.len() =>
                 {
                     best = shorter;
                     smaller = true;
@@ -28,9 +28,4 @@ pub fn shrink<M: Model>(model: &M, failure: Failure<M::Step>) -> Failure<M::Step
         run = if smaller && run == 1 { 1 } else { run / 2 };
     }
     best
-}
-
-/// The steps before the model settled.
-fn walked<Step>(failure: &Failure<Step>) -> &[Step] {
-    &failure.steps[..failure.steps.len() - failure.settling]
 }
