@@ -72,8 +72,8 @@ pub fn check(
         if !disk_lost {
             one_dot_per_put(seen).map_err(|what| violation("an unflagged put is one version", what))?;
         }
-        // A disk that lost something may have lost it before the answer came.
-        if !power_lost && !disk_lost {
+        // A disk that lost something may have lost it before the answer came, and what settles may have gone.
+        if !power_lost && !disk_lost && !settles {
             acknowledged_by_enough(key, seen)
                 .map_err(|what| violation("an acknowledged write has as many copies as was said", what))?;
         }
