@@ -319,6 +319,12 @@ impl Plan {
         self.seed.is_multiple_of(2)
     }
 
+    /// Whether tombstones may go before the end: their grace is short, or an index may have forgotten since when they are there. The
+    /// grace only says when all members are asked.
+    pub fn may_settle(&self) -> bool {
+        self.grace_ms.is_some() || self.has(|kind| kind == Kind::Drift)
+    }
+
     /// Whether no disk spoils what it holds.
     pub fn keeps_indexes(&self) -> bool {
         !self.has(|kind| matches!(kind, Kind::Rot | Kind::Drift))

@@ -145,7 +145,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         power_lost: plan.loses_power(),
         disk_lost: plan.loses_disk(),
         two_disks: plan.two_disks,
-        settles: plan.grace_ms.is_some(),
+        settles: plan.may_settle(),
     };
     let mut last = BTreeMap::new();
     let verdict = healed.and_then(|Last { gets, held, repairs }| {
@@ -156,7 +156,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
             trees_are_right(&seen)?;
         }
         // What some have dropped and others have not is given back by reads.
-        if !restart && plan.keeps_processes() && !plan.compares_replicas() && plan.grace_ms.is_none() {
+        if !restart && plan.keeps_processes() && !plan.compares_replicas() && !plan.may_settle() {
             nothing_is_lost_on_the_way(&seen)?;
         }
         check(&history, &gets, &held, circumstances)
