@@ -13,6 +13,7 @@ use dynkv_proto::{Buckets, Digest, NodeInfo};
 use dynkv_ring::{Change, Entry, History, HistoryFull, Membership, NodeId};
 use thiserror::Error;
 
+use crate::chain::Chain;
 use crate::news::{Listener, News};
 use crate::settle::admission;
 use crate::storage::{Space, Storage, StorageError, write_durably};
@@ -95,6 +96,7 @@ pub(crate) struct Cluster {
     view: RwLock<Arc<View>>,
     nodes: Mutex<Nodes>,
     changed: News,
+    pub(crate) chain: Arc<Chain>,
     refused: OnceLock<NotServing>,
     /// Whether this node's disk may hold state.
     admitted: AtomicBool,
@@ -130,10 +132,14 @@ impl Cluster {
             me.boot = me.boot.max(told.boot.saturating_add(1));
         }
         let admitted = AtomicBool::new(admission::is_admitted(&*storage, me.disk)?);
+        let chain = Arc::new(Chain::load(storage.clone(), me.id, me.disk)?);
+        let view = View::new(history);
+        chain.follow(&view);
         let cluster = Cluster {
             name,
             storage,
-            view: RwLock::new(Arc::new(View::new(history))),
+            view: RwLock::new(Arc::new(view)),
+            chain,
             nodes: Mutex::new(BTreeMap::from([(me.id, me.clone())])),
             changed: News::default(),
             refused: OnceLock::new(),
@@ -216,6 +222,8 @@ impl Cluster {
         write_durably(&*self.storage, stored).await?;
         let view = View::new(history);
         tracing::info!(view = %view.digest, entries = view.history.len(), "the membership history has grown");
+        // Nobody is to find a founded cluster of which nobody serves anything.
+        self.chain.follow(&view);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
         self.changed.tell();
         Ok(true)

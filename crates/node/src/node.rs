@@ -147,7 +147,7 @@ pub struct Node {
 /// one that is started after it.
 struct Tasks {
     gossip: Arc<Gossiper>,
-    handles: [JoinHandle<()>; 12],
+    handles: [JoinHandle<()>; 15],
 }
 
 impl Drop for Tasks {
@@ -246,16 +246,19 @@ impl Node {
         let metrics = Arc::new(Metrics::new());
         let name = endpoint.identity().name().cluster().to_owned();
         let cluster = Arc::new(Cluster::load(storage.clone(), name, info)?);
+        let chain = cluster.chain.clone();
         let gossip = Arc::new(Gossiper::new(cluster.clone(), env.clone(), metrics.clone()));
         let hints = Arc::new(Hints::load(storage.clone(), metrics.clone(), hint_bytes_max)?);
         let marks = Arc::new(MarksBook::load(storage.clone())?);
         let trees = Arc::new(Trees::load(storage.clone(), metrics.clone())?);
-        trees.follow(&cluster.view(), &cluster.me.id);
+        trees.follow(&chain, &cluster.view());
         let shared = Arc::new(Shared {
             peers: Peers::new(endpoint.clone(), cluster.clone(), gossip.clone(), metrics.clone()),
-            replica: Replica::new(storage, hints, trees, marks, env.clone(), metrics.clone()),
+            replica: Replica::new(storage, hints, trees, marks, chain.clone(), env.clone(), metrics.clone()),
             background: Background::new(metrics.clone()),
             entropy: Entropy::default(),
+            chain,
+            learned: Learned::default(),
             settling_paused: Paused::default(),
             cluster,
             gossip,
@@ -274,6 +277,7 @@ impl Node {
             tokio::spawn(gossip::run_rounds(shared.clone())),
             tokio::spawn(gossip::ask_seeds(shared.clone(), seeds)),
             tokio::spawn(gossip::keep_up(shared.clone())),
+            tokio::spawn(gossip::take_over(shared.clone())),
             tokio::spawn(hints::deliver(shared.clone())),
             tokio::spawn(background::control(shared.clone())),
             tokio::spawn(trees::keep_up(shared.clone())),
@@ -282,6 +286,8 @@ impl Node {
             tokio::spawn(entropy::repairs::run(shared.clone())),
             tokio::spawn(admission::run(shared.clone())),
             tokio::spawn(settle::run(shared.clone())),
+            tokio::spawn(chain::run(shared.clone())),
+            tokio::spawn(chain::hand_over::run(shared.clone())),
         ];
         let tasks = Tasks { gossip: shared.gossip.clone(), handles };
         Ok(Node { shared, endpoint, tasks })

@@ -63,6 +63,7 @@ impl Replica {
         conflict: Conflict,
     ) -> Result<Settled, TakeError> {
         if let Some(incoming) = &incoming {
+            self.check_held(&at.record)?;
             self.take(&at.record, incoming)?;
         }
         let before = tx.get(Space::Records, &at.record)?.map(Record::decode).transpose()?;
@@ -137,6 +138,7 @@ impl Replica {
         everybody: bool,
         conflict: Conflict,
     ) -> Result<Settled, TakeError> {
+        self.check_held(&at.record)?;
         self.take(&at.record, &healthy)?;
         let stored =
             tx.get(Space::Records, &at.record).and_then(|bytes| bytes.map(Record::decode).transpose());

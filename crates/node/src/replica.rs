@@ -20,6 +20,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
     actor::Actors,
+    chain::Chain,
     damaged::Damaged,
     env::Env,
     hints::{HintError, Hints, Kept, Place},
@@ -56,6 +57,7 @@ pub(crate) struct Replica {
     pub(crate) hints: Arc<Hints>,
     pub(crate) trees: Arc<Trees>,
     pub(crate) marks: Arc<MarksBook>,
+    pub(crate) chain: Arc<Chain>,
     pub(crate) damaged: Damaged,
     pub(crate) env: Arc<Env>,
     actors: Actors,
@@ -118,6 +120,8 @@ pub(crate) enum MintError {
     Superseded,
     #[error("the actor's counter is used up: try again")]
     Counter,
+    #[error("this node does not hold partition {partition} any more")]
+    NotHeld { partition: u32 },
     #[error("this node stands in for the homes of this key: {0}")]
     Hint(HintError),
     #[error("the local replica: {0}")]
@@ -154,6 +158,7 @@ impl Replica {
         hints: Arc<Hints>,
         trees: Arc<Trees>,
         marks: Arc<MarksBook>,
+        chain: Arc<Chain>,
         env: Arc<Env>,
         metrics: Arc<Metrics>,
     ) -> Arc<Replica> {
@@ -162,6 +167,7 @@ impl Replica {
             hints,
             trees,
             marks,
+            chain,
             damaged: Damaged::new(metrics.clone()),
             actors: Actors::new(env.clone()),
             clock: Mutex::new(HybridClock::new()),
@@ -171,10 +177,13 @@ impl Replica {
         })
     }
 
-    /// The configuration and settled state under which a key's state is sent that is read from here on. The epoch is zero: data
-    /// does not move yet.
+    /// The epoch at which this node serves `key`, and the settled state under which its state is sent that is read from here on.
     pub(crate) fn stamp(&self, key: &Key) -> Stamp {
-        self.marks.stamp(key.partition.0)
+        self.stamp_of(key.partition.0)
+    }
+
+    fn stamp_of(&self, partition: u32) -> Stamp {
+        Stamp(self.chain.serving(partition), self.marks.durable(partition))
     }
 
     /// The record of `key`.
@@ -214,18 +223,21 @@ impl Replica {
         state
     }
 
-    /// Unites `incoming` into the record of `key`, then calls `done`. `incoming` must have been verified.
+    /// Unites `incoming` into the record of `key`, then calls `done` with the epoch at which this node served the key then, or
+    /// [`Stamp::NO_EPOCH`]. `incoming` must have been verified.
     pub(crate) fn unite(
         self: &Arc<Self>,
         key: &Key,
         incoming: Incoming,
         conflict: Conflict,
         durability: Durability,
-        done: impl FnOnce(Result<(), TakeError>) + Send + 'static,
+        done: impl FnOnce(Result<u64, TakeError>) + Send + 'static,
     ) -> Result<(), StorageError> {
-        let (replica, at) = (self.clone(), key.at());
+        let (replica, at, partition) = (self.clone(), key.at(), key.partition.0);
         let apply: Apply = Box::new(move |tx| {
             let new_puts: Vec<_> = incoming.puts().collect();
+            // Whoever reads this node after it is sealed finds what was written in earlier transactions.
+            let epoch = replica.chain.serving_writes(partition);
             let change = match replica.unite_within(tx, &at, incoming, conflict) {
                 Ok(change) => change,
                 Err(error) => {
@@ -245,7 +257,7 @@ impl Replica {
                     }
                     Err(_) => replica.renew_actor(),
                 }
-                done(result.map_err(TakeError::from));
+                done(result.map(|()| epoch).map_err(TakeError::from));
             })
         });
         self.storage.submit(durability, apply)
@@ -258,6 +270,7 @@ impl Replica {
         incoming: Incoming,
         conflict: Conflict,
     ) -> Result<Option<TreeChange>, TakeError> {
+        self.check_held(&at.record)?;
         self.take(&at.record, &incoming)?;
         let before = tx.get(Space::Records, &at.record)?.map(Record::decode).transpose()?;
         let state_before = before.as_ref().map(|record| record.state.clone());
@@ -267,6 +280,12 @@ impl Replica {
         };
         let old = state_before.as_ref().map(digest).transpose()?;
         Ok(Some(self.trees.put_record(tx, at, old, &record, since_ms)?))
+    }
+
+    /// Whether this node takes records of the partition; within the transaction that writes one.
+    pub(crate) fn check_held(&self, record: &Bytes) -> Result<(), TakeError> {
+        let partition = partition_of(record);
+        if self.chain.holds(partition) { Ok(()) } else { Err(TakeError::NotHeld { partition }) }
     }
 
     /// Whether the settlement lets `incoming` in; within the transaction that unites it.
@@ -367,8 +386,12 @@ impl Replica {
         place: &Place,
         mint: Mint,
     ) -> Result<(Minted, Option<Kept>), MintError> {
+        let partition = partition_of(&at.record);
+        if *place == Place::Home && !self.chain.holds(partition) {
+            return Err(MintError::NotHeld { partition });
+        }
         // Before anything is read.
-        let stamp = self.marks.stamp(partition_of(&at.record));
+        let stamp = Stamp(self.chain.serving_writes(partition), self.marks.durable(partition));
         let found = self.find(tx, &at.record, place, mint.conflict)?;
         let (minted, record) = self.minted(found.record.clone(), mint, stamp)?;
         // What an earlier attempt left may be in a hint for another home: this node answers for the first one's.

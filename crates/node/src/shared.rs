@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 use crate::{
-    background::Background, cluster::Cluster, data_dir::DataDir, entropy::Entropy, env::Env,
+    background::Background, chain::{Chain, Learned}, cluster::Cluster, data_dir::DataDir, entropy::Entropy, env::Env,
     gossip::Gossiper, metrics::Metrics, peers::Peers, replica::Replica, settle::Paused,
 };
 
@@ -15,6 +15,8 @@ pub(crate) const REQUESTS_MAX: usize = 4096;
 /// A node's parts. Each guards itself; none is locked across another.
 pub(crate) struct Shared {
     pub(crate) cluster: Arc<Cluster>,
+    pub(crate) chain: Arc<Chain>,
+    pub(crate) learned: Learned,
     pub(crate) gossip: Arc<Gossiper>,
     pub(crate) peers: Peers,
     pub(crate) replica: Arc<Replica>,

@@ -175,14 +175,19 @@ impl<'de> Deserialize<'de> for Marks {
 
 /// Which configuration of a partition, and which settled state, a message belongs to.
 ///
-/// Both are zero until data moves and settles; a replica compares them with its own in one comparison.
+/// Both are zero until data moves and settles.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp(
-    /// The epoch of the partition's configuration.
+    /// The epoch of the partition's configuration. In an answer: that at which the answer counts as one of a home, or [`NO_EPOCH`](Stamp::NO_EPOCH).
     pub u64,
     /// The settlement marks.
     pub Marks,
 );
+
+impl Stamp {
+    /// In an answer: whoever gives it serves nobody at present, so it counts only as one of somebody who is no home.
+    pub const NO_EPOCH: u64 = u64::MAX;
+}
 
 #[cfg(test)]
 mod tests {

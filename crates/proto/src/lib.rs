@@ -29,6 +29,7 @@
 mod array;
 mod blob;
 mod bucket;
+mod chain;
 mod context;
 mod error;
 mod failure;
@@ -67,6 +68,10 @@ pub use runs::{
     KeyName, Repair, RepairReply, RepairRun, RepairStatus, RepairStatusReply, RunState, StopRepair,
     StopRepairReply, StopVerify, StopVerifyReply, Verify, VerifyPhase, VerifyReply, VerifyRun, VerifyStatus,
     VerifyStatusReply,
+};
+pub use chain::{
+    Accepted, ChainAccept, ChainAcceptReply, ChainJoin, ChainJoinReply, ChainPrepare, ChainPrepareReply, ChainReady,
+    ChainReadyReply, ChainTell, ChainTellReply, Configuration, Holder, Vote,
 };
 pub use settle::{
     Admit, AdmitReply, PartitionMarks, SettleDecide, SettleDecideReply, SettleDrop, SettleDropReply,

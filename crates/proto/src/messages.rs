@@ -49,6 +49,11 @@ pub mod kinds {
     pub const SETTLE_DROP: u16 = 122;
     pub const ADMIT: u16 = 123;
     pub const SETTLE_MARKS: u16 = 124;
+    pub const CHAIN_PREPARE: u16 = 130;
+    pub const CHAIN_ACCEPT: u16 = 131;
+    pub const CHAIN_JOIN: u16 = 132;
+    pub const CHAIN_TELL: u16 = 133;
+    pub const CHAIN_READY: u16 = 134;
 
     pub const REPLY: u16 = 0x8000;
     pub const GET_REPLY: u16 = REPLY | GET;
@@ -82,6 +87,11 @@ pub mod kinds {
     pub const SETTLE_DROP_REPLY: u16 = REPLY | SETTLE_DROP;
     pub const ADMIT_REPLY: u16 = REPLY | ADMIT;
     pub const SETTLE_MARKS_REPLY: u16 = REPLY | SETTLE_MARKS;
+    pub const CHAIN_PREPARE_REPLY: u16 = REPLY | CHAIN_PREPARE;
+    pub const CHAIN_ACCEPT_REPLY: u16 = REPLY | CHAIN_ACCEPT;
+    pub const CHAIN_JOIN_REPLY: u16 = REPLY | CHAIN_JOIN;
+    pub const CHAIN_TELL_REPLY: u16 = REPLY | CHAIN_TELL;
+    pub const CHAIN_READY_REPLY: u16 = REPLY | CHAIN_READY;
     pub const FAILURE: u16 = 0xffff;
 }
 

@@ -16,8 +16,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use dynkv_gossip::{Config, Effect, Gossip, GrowSet, Incarnation, NodeState};
-use dynkv_proto::{Announcement, DecodeError, NodeInfo, NodeLoad};
+use dynkv_gossip::{Config, Effect, Gossip, GrowSet, Incarnation, Latest, NodeState, VersionedMap};
+use dynkv_proto::{Announcement, Configuration, DecodeError, NodeInfo, NodeLoad};
 use dynkv_ring::{Entry, History, NodeId};
 use tokio::{sync::Notify, time::Instant};
 
@@ -30,7 +30,8 @@ use identity::{Identity, Verdict};
 pub(crate) use rounds::{answer, others, run as run_rounds, tell_all};
 pub(crate) use seeds::run as ask_seeds;
 pub(crate) use upkeep::run as keep_up;
-use wire::{Carried, HistoryEntry, Message};
+pub(crate) use upkeep::take_over;
+use wire::{Carried, HistoryEntry, Holders, Message};
 
 /// How often others are told of another load, if it is another by some eighth.
 const LOAD_EVERY: Duration = Duration::from_secs(30);
@@ -46,6 +47,8 @@ pub(crate) struct Gossiper {
     silent: AtomicBool,
     /// Wakes whoever stores entries that were heard of.
     grown: Notify,
+    /// Wakes whoever takes over configurations that were heard of.
+    configured: Notify,
 }
 
 struct Inner {
@@ -88,7 +91,12 @@ impl Gossiper {
             let _ = entries.insert(entry.clone().into());
         }
         let run = Incarnation { boot, nonce };
-        let gossip = Gossip::new(Config::default(), id, run, [], (entries,));
+        let mut configurations = VersionedMap::new();
+        for Configuration { partition, epoch, members } in cluster.chain.all() {
+            // There are no more partitions than the map has room for.
+            let _ = configurations.insert(partition, Latest { version: epoch, value: Holders(members) });
+        }
+        let gossip = Gossip::new(Config::default(), id, run, [], (entries, configurations));
         let inner = Inner { gossip, identity: Identity::new(nonce), said, loaded: None };
         let gossiper = Gossiper {
             inner: Mutex::new(inner),
@@ -97,6 +105,7 @@ impl Gossiper {
             started: Instant::now(),
             silent: AtomicBool::new(false),
             grown: Notify::new(),
+            configured: Notify::new(),
             cluster,
         };
         gossiper.lock().say();
@@ -141,6 +150,26 @@ impl Gossiper {
     pub(crate) fn carry(&self, entry: Entry) {
         // Full is what the history then is, too.
         let _ = self.lock().gossip.payload_mut().0.insert(entry.into());
+    }
+
+    /// Makes a configuration travel.
+    pub(crate) fn carry_configuration(&self, configuration: Configuration) {
+        let Configuration { partition, epoch, members } = configuration;
+        let latest = Latest { version: epoch, value: Holders(members) };
+        let _ = self.lock().gossip.payload_mut().1.insert(partition, latest);
+    }
+
+    /// The configurations heard of.
+    fn configurations(&self) -> Vec<Configuration> {
+        let inner = self.lock();
+        let heard = inner.gossip.payload().1.iter();
+        heard
+            .map(|(partition, latest)| Configuration {
+                partition: *partition,
+                epoch: latest.version,
+                members: latest.value.0.clone(),
+            })
+            .collect()
     }
 
     /// What the others are to know of the hints kept here: how many, and the age of the oldest in seconds.
@@ -203,6 +232,7 @@ impl Gossiper {
         self.cluster.learn(infos);
         if grown {
             self.grown.notify_one();
+            self.configured.notify_one();
         }
     }
 

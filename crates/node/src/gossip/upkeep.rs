@@ -5,10 +5,19 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 
 use super::rounds::{exchange_over, others, spawn_exchange};
-use crate::shared::Shared;
+use crate::{chain::spread, shared::Shared};
 
 /// How often connections are looked at when nothing happens.
 const PERIOD: Duration = Duration::from_millis(250);
+
+/// Takes over configurations that were heard of, until the node stops.
+pub(crate) async fn take_over(node: Arc<Shared>) {
+    loop {
+        // Those that are not later are passed over quickly.
+        spread::adopt(&node, node.gossip.configurations()).await;
+        node.gossip.configured.notified().await;
+    }
+}
 
 /// Runs until the node stops, or has nothing to say any more.
 pub(crate) async fn run(node: Arc<Shared>) {

@@ -3,14 +3,14 @@
 use std::hash::{Hash, Hasher};
 
 use bytes::Bytes;
-use dynkv_gossip::{Element, GrowSet, Payload};
-use dynkv_proto::{Announcement, Blob, DecodeError};
+use dynkv_gossip::{Element, GrowSet, Latest, Payload, VersionedMap};
+use dynkv_proto::{Announcement, Blob, DecodeError, Holder};
 use dynkv_ring::{Entry, NodeId};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// What gossip carries beside the nodes' states. Further kinds become further parts of the tuple: each has a conversation
 /// of its own, and they share the messages.
-pub(super) type Carried = (GrowSet<HistoryEntry>,);
+pub(super) type Carried = (GrowSet<HistoryEntry>, VersionedMap<u32, Latest<Holders>>);
 
 /// A message of the gossip.
 pub(super) type Message = dynkv_gossip::Message<NodeId, <Carried as Payload>::Message>;
@@ -57,6 +57,17 @@ impl<'de> Deserialize<'de> for HistoryEntry {
         let Blob(bytes) = Blob::deserialize(deserializer)?;
         let entry = Entry::from_bytes(&bytes).map_err(de::Error::custom)?;
         Ok(HistoryEntry { entry, bytes })
+    }
+}
+
+/// The members of a partition's configuration; its epoch is the version.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(super) struct Holders(pub(super) Vec<Holder>);
+
+impl Element for Holders {
+    fn size_bytes(&self) -> usize {
+        // Short names and eight bytes.
+        self.0.len() * 24
     }
 }
 
@@ -115,7 +126,7 @@ mod tests {
             set.insert(Entry::new(time, id("n1"), change).expect("short").into()).expect("room for three");
         }
         let run = Incarnation { boot: 3, nonce: u64::MAX };
-        let mut gossip = Gossip::new(Config::default(), id("n1"), run, [], (set,));
+        let mut gossip = Gossip::new(Config::default(), id("n1"), run, [], (set, VersionedMap::new()));
         gossip.set_state(vec![1; 2000]).expect("short enough");
         gossip.open()
     }
@@ -127,7 +138,7 @@ mod tests {
             message
                 .payload
                 .as_ref()
-                .is_some_and(|(set,)| set.as_ref().is_some_and(|set| set.values.len() == 3))
+                .is_some_and(|(set, _)| set.as_ref().is_some_and(|set| set.values.len() == 3))
         );
         assert_eq!(decode(&encode(&message)), Ok(message));
     }

@@ -8,7 +8,6 @@ use dynkv_ring::NodeId;
 
 use super::{Delta, Hint, HintError};
 use crate::{
-    cluster::View,
     key::{Key, RecordAt},
     record::Record,
     replica::{Incoming, Replica},
@@ -26,10 +25,9 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// The place of `key` on the node `me`.
-    pub(crate) fn of(view: &View, key: &Key, me: &NodeId) -> Place {
-        let homes = view.membership.ring().homes(key.partition);
-        if homes.contains(me) { Place::Home } else { Place::Fallback(homes.into()) }
+    /// The place on the node `me` of keys with these homes.
+    pub(crate) fn of(homes: &Arc<[NodeId]>, me: &NodeId) -> Place {
+        if homes.contains(me) { Place::Home } else { Place::Fallback(homes.clone()) }
     }
 }
 

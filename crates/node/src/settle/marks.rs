@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use dynkv_proto::{Marks, Round, Stamp};
+use dynkv_proto::{Marks, Round};
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -121,11 +121,6 @@ impl MarksBook {
     /// The marks under which a state of `partition` may be sent that is read from here on.
     pub(crate) fn durable(&self, partition: u32) -> Marks {
         self.cell(partition).durable
-    }
-
-    /// The same as a stamp.
-    pub(crate) fn stamp(&self, partition: u32) -> Stamp {
-        Stamp(0, self.durable(partition))
     }
 
     /// The marks as of the transactions that have run, of every partition that has any.

@@ -41,6 +41,12 @@ pub(crate) enum TakeError {
     /// The others have settled what this node has not agreed to: its disk is old.
     #[error("this node's disk has missed settlement round {}, which is decided: it is an old one and is set aside", .0.decided)]
     OldDisk(Marks),
+    /// The partition is elsewhere.
+    #[error("this node does not hold partition {partition}")]
+    NotHeld {
+        /// The partition.
+        partition: u32,
+    },
     #[error(transparent)]
     Storage(#[from] StorageError),
 }

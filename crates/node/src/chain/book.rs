@@ -1,0 +1,419 @@
+//! What this node knows of each partition's chain, and what it has promised: as of the transactions that have run. What others are told is on disk.
+
+use std::{
+    collections::BTreeMap,
+    ops::ControlFlow,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use dynkv_proto::{Accepted, Configuration, Holder, Round, Stamp, Vote};
+use dynkv_ring::{Founding, NodeId, PartitionId, Ring};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use crate::{
+    cluster::View,
+    news::{Listener, News},
+    planted::{self, Bug},
+    storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
+};
+
+/// What the keys of cells in [`Space::Meta`] begin with; the partition (u16) follows.
+const CELLS: &[u8] = b"chain/";
+
+/// Who serves a partition at an epoch, in memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Members {
+    pub(crate) epoch: u64,
+    /// In the order in which they are preferred.
+    pub(crate) holders: Vec<Holder>,
+    /// Their nodes: the homes of requests.
+    pub(crate) homes: Arc<[NodeId]>,
+}
+
+impl Members {
+    fn new(epoch: u64, holders: Vec<Holder>) -> Arc<Members> {
+        let homes = holders.iter().map(|holder| holder.node).collect();
+        Arc::new(Members { epoch, holders, homes })
+    }
+
+    pub(crate) fn to_configuration(&self, partition: u32) -> Configuration {
+        Configuration { partition, epoch: self.epoch, members: self.holders.clone() }
+    }
+}
+
+/// A partition.
+#[derive(Clone)]
+struct Cell {
+    members: Arc<Members>,
+    /// The highest ballot promised at this epoch; zero: none.
+    promised: Round,
+    accepted: Option<Accepted>,
+    /// The latest epoch that this node may become a member of because it was asked to join it; zero: none. Until that or a later one is adopted, nothing is dropped.
+    joining: u64,
+    /// Whether records of the partition may be here.
+    holds: bool,
+    /// Whether this disk is a member.
+    is_member: bool,
+}
+
+impl Cell {
+    /// A member that has promised or accepted serves nobody at this epoch any more: its data may have been read for the next one.
+    fn is_sealed(&self) -> bool {
+        self.promised != Round::default() || self.accepted.is_some()
+    }
+
+    fn vote(&self, partition: u32) -> Vote {
+        Vote {
+            configuration: self.members.to_configuration(partition),
+            promised: self.promised,
+            accepted: self.accepted.iter().cloned().collect(),
+        }
+    }
+}
+
+/// A cell as it is stored, in CBOR: epoch, members, promised, accepted, joining, holds.
+#[derive(Serialize, Deserialize)]
+struct Stored(u64, Vec<Holder>, Round, Option<Accepted>, u64, bool);
+
+/// The chains of all partitions.
+pub(crate) struct Chain {
+    storage: Arc<dyn Storage>,
+    me: NodeId,
+    disk: u64,
+    state: RwLock<State>,
+    changed: News,
+}
+
+#[derive(Default)]
+struct State {
+    /// By partition; empty before the founding.
+    cells: Vec<Cell>,
+    /// What was stored, until the founding is known.
+    loaded: BTreeMap<u32, Stored>,
+    /// This node's first disk.
+    first_disk: Option<u64>,
+}
+
+fn cell_key(partition: u32) -> Bytes {
+    let mut out = BytesMut::from(CELLS);
+    // At most 65,536 partitions.
+    out.put_u16(partition as u16);
+    out.freeze()
+}
+
+impl Chain {
+    /// Reads what is stored.
+    ///
+    /// # Errors
+    /// [`StorageError::Damaged`] when that cannot be read: what was promised is not known then, and a node must not make promises anew.
+    pub(crate) fn load(storage: Arc<dyn Storage>, me: NodeId, disk: u64) -> Result<Chain, StorageError> {
+        let mut loaded = BTreeMap::new();
+        let mut damaged = false;
+        storage.scan(Space::Meta, CELLS, &[], &mut |key, value| {
+            let partition = key.get(CELLS.len()..).and_then(|tail| <[u8; 2]>::try_from(tail).ok());
+            match (partition, ciborium::from_reader::<Stored, _>(&value[..])) {
+                (Some(partition), Ok(stored)) => {
+                    loaded.insert(u32::from(u16::from_be_bytes(partition)), stored);
+                }
+                _ => damaged = true,
+            }
+            ControlFlow::Continue(())
+        })?;
+        if damaged {
+            return Err(StorageError::Damaged { reason: "the configuration of a partition".into() });
+        }
+        let state = RwLock::new(State { loaded, ..State::default() });
+        Ok(Chain { storage, me, disk, state, changed: News::default() })
+    }
+
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        // Cells are replaced as a whole.
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Wakes whenever a configuration, or what may be served, has changed.
+    pub(crate) fn subscribe(&self) -> Listener {
+        self.changed.listen()
+    }
+
+    /// Takes over what the history says: the founding, which is epoch 0, and this node's first disk.
+    pub(crate) fn follow(&self, view: &View) {
+        let membership = &view.membership;
+        let Some(founding) = membership.founding() else { return };
+        let first_disk = membership.member(&self.me).and_then(|state| state.first_disk);
+        self.change(|state| {
+            if !state.cells.is_empty() && state.first_disk == first_disk {
+                return;
+            }
+            state.first_disk = first_disk;
+            if state.cells.is_empty() {
+                let ring = founding_ring(founding);
+                let mut loaded = std::mem::take(&mut state.loaded);
+                state.cells = ring
+                    .partitions()
+                    .ids()
+                    .map(|partition| match loaded.remove(&partition.0) {
+                        Some(stored) => Cell::from(stored),
+                        None => founded(&ring, partition),
+                    })
+                    .collect();
+            }
+            for cell in &mut state.cells {
+                self.review(cell, first_disk);
+            }
+        });
+        self.changed.tell();
+    }
+
+    fn review(&self, cell: &mut Cell, first_disk: Option<u64>) {
+        cell.is_member = cell.members.holders.iter().any(|holder| self.is_me(holder, first_disk));
+        cell.holds |= cell.members.homes.contains(&self.me);
+    }
+
+    fn is_me(&self, holder: &Holder, first_disk: Option<u64>) -> bool {
+        // Until the history names a first disk, this node is not admitted, and serves nobody.
+        let disk = if holder.disk == Holder::FIRST_DISK { first_disk } else { Some(holder.disk) };
+        holder.node == self.me && disk == Some(self.disk)
+    }
+
+    /// Who serves a partition, as far as this node knows; nobody before the founding.
+    pub(crate) fn members(&self, partition: PartitionId) -> Arc<Members> {
+        let state = self.state();
+        match state.cells.get(partition.0 as usize) {
+            Some(cell) => cell.members.clone(),
+            None => Members::new(0, Vec::new()),
+        }
+    }
+
+    /// The epoch at which this node serves reads of a partition that begin now; [`Stamp::NO_EPOCH`]: it is no member, or sealed.
+    pub(crate) fn serving(&self, partition: u32) -> u64 {
+        self.serving_unless(partition, planted::is(Bug::NoSealOnReads))
+    }
+
+    /// The epoch at which this node serves writes: within the transaction that makes them.
+    pub(crate) fn serving_writes(&self, partition: u32) -> u64 {
+        self.serving_unless(partition, planted::is(Bug::NoSealOnWrites))
+    }
+
+    fn serving_unless(&self, partition: u32, seal_ignored: bool) -> u64 {
+        let state = self.state();
+        match state.cells.get(partition as usize) {
+            Some(cell) if cell.is_member && (seal_ignored || !cell.is_sealed()) => cell.members.epoch,
+            _ => Stamp::NO_EPOCH,
+        }
+    }
+
+    /// Whether records of a partition may be here, and are taken.
+    pub(crate) fn holds(&self, partition: u32) -> bool {
+        self.state().cells.get(partition as usize).is_some_and(|cell| cell.holds)
+    }
+
+    /// Whether this node is a member that has promised, and whether it may become a member.
+    pub(crate) fn is_sealed(&self, partition: u32) -> bool {
+        self.state().cells.get(partition as usize).is_some_and(|cell| cell.is_member && cell.is_sealed())
+    }
+
+    /// The highest ballot promised.
+    pub(crate) fn promised(&self, partition: u32) -> Round {
+        self.state().cells.get(partition as usize).map_or(Round::default(), |cell| cell.promised)
+    }
+
+    /// All configurations but those of the founding.
+    pub(crate) fn all(&self) -> Vec<Configuration> {
+        let state = self.state();
+        (0..)
+            .zip(&state.cells)
+            .filter(|(_, cell)| cell.members.epoch > 0)
+            .map(|(partition, cell)| cell.members.to_configuration(partition))
+            .collect()
+    }
+}
+
+fn founding_ring(founding: &Founding) -> Ring {
+    let tokens = dynkv_ring::EqualTokens::found(founding.partitions, founding.replicas, founding.members.clone());
+    tokens.expect("an entry's founding is valid and lists no node twice").ring()
+}
+
+fn founded(ring: &Ring, partition: PartitionId) -> Cell {
+    let holders = ring.homes(partition).iter().map(|&node| Holder { node, disk: Holder::FIRST_DISK }).collect();
+    Cell {
+        members: Members::new(0, holders),
+        promised: Round::default(),
+        accepted: None,
+        joining: 0,
+        holds: false,
+        is_member: false,
+    }
+}
+
+impl From<Stored> for Cell {
+    fn from(Stored(epoch, holders, promised, accepted, joining, holds): Stored) -> Cell {
+        Cell { members: Members::new(epoch, holders), promised, accepted, joining, holds, is_member: false }
+    }
+}
+
+/// Changing cells: in transactions, one after the other, answered once they are on disk.
+impl Chain {
+    /// Promises `ballot`, unless something else is in its way: the vote says.
+    pub(crate) async fn prepare(
+        self: &Arc<Self>,
+        partition: u32,
+        epoch: u64,
+        ballot: Round,
+    ) -> Result<Vote, StorageError> {
+        self.write(partition, move |cell| {
+            if cell.is_member && cell.members.epoch == epoch && cell.promised < ballot {
+                cell.promised = ballot;
+            }
+            cell.vote(partition)
+        })
+        .await
+    }
+
+    /// Accepts `proposed`, unless more was promised.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        partition: u32,
+        epoch: u64,
+        proposed: Accepted,
+    ) -> Result<Vote, StorageError> {
+        self.write(partition, move |cell| {
+            if cell.is_member && cell.members.epoch == epoch && cell.promised <= proposed.ballot {
+                cell.promised = proposed.ballot;
+                cell.accepted = Some(proposed);
+            }
+            cell.vote(partition)
+        })
+        .await
+    }
+
+    /// Notes that nothing is to be dropped before the epoch behind `epoch` is known. Says whether that, or a later one, is known already.
+    pub(crate) async fn join(self: &Arc<Self>, partition: u32, epoch: u64) -> Result<bool, StorageError> {
+        self.write(partition, move |cell| {
+            cell.joining = cell.joining.max(epoch.saturating_add(1));
+            cell.holds = true;
+            cell.members.epoch > epoch
+        })
+        .await
+    }
+
+    /// Takes records of the partition from here on, if it may become a member.
+    pub(crate) async fn begin_to_hold(self: &Arc<Self>, partition: u32) -> Result<(), StorageError> {
+        self.write(partition, |cell| cell.holds = true).await?;
+        self.changed.tell();
+        Ok(())
+    }
+
+    /// Takes no more records of the partition, if it is still neither a member nor about to become one at `epoch`, and `still` says so in the transaction. Says
+    /// whether that is so.
+    pub(crate) async fn end_to_hold(
+        self: &Arc<Self>,
+        partition: u32,
+        epoch: u64,
+        still: impl FnOnce() -> bool + Send + 'static,
+    ) -> Result<bool, StorageError> {
+        let me = self.me;
+        let ended = self
+            .write(partition, move |cell| {
+                let may = still()
+                    && cell.members.epoch == epoch
+                    && !cell.members.homes.contains(&me)
+                    && (cell.joining <= epoch || planted::is(Bug::DroppedThoughJoining));
+                cell.holds &= !may;
+                may
+            })
+            .await?;
+        self.changed.tell();
+        Ok(ended)
+    }
+
+    /// Takes over those of `configurations` that are later than what is known. Returns them.
+    pub(crate) async fn adopt(
+        self: &Arc<Self>,
+        configurations: Vec<Configuration>,
+    ) -> Result<Vec<Configuration>, StorageError> {
+        let later: Vec<Configuration> =
+            configurations.into_iter().filter(|configuration| self.is_later(configuration)).collect();
+        if later.is_empty() {
+            return Ok(later);
+        }
+        let (sender, adopted) = oneshot::channel();
+        let chain = self.clone();
+        let apply: Apply = Box::new(move |tx| {
+            let mut taken = Vec::new();
+            for configuration in later {
+                if chain.take_over(tx, &configuration) {
+                    taken.push(configuration);
+                }
+            }
+            let done = chain.clone();
+            Box::new(move |outcome: Result<(), StorageError>| {
+                done.changed.tell();
+                drop(sender.send(outcome.map(|()| taken)));
+            }) as Done
+        });
+        self.storage.submit(Durability::Disk, apply)?;
+        adopted.await.unwrap_or(Err(StorageError::Closed))
+    }
+
+    /// Whether a configuration is of a partition that there is, and of a later epoch than what is known.
+    fn is_later(&self, Configuration { partition, epoch, members }: &Configuration) -> bool {
+        let state = self.state();
+        let known = state.cells.get(*partition as usize);
+        !members.is_empty() && known.is_some_and(|cell| cell.members.epoch < *epoch)
+    }
+
+    fn take_over(&self, tx: &mut Transaction<'_>, configuration: &Configuration) -> bool {
+        if !self.is_later(configuration) {
+            return false;
+        }
+        let Configuration { partition, epoch, members } = configuration;
+        self.change_cell(tx, *partition, |cell| {
+            cell.members = Members::new(*epoch, members.clone());
+            // What was promised was promised for the epoch that is over.
+            cell.promised = Round::default();
+            cell.accepted = None;
+        })
+        .is_some()
+    }
+
+    /// Changes a cell within a transaction.
+    fn change_cell<T>(&self, tx: &mut Transaction<'_>, partition: u32, change: impl FnOnce(&mut Cell) -> T) -> Option<T> {
+        let (result, cell) = self.change(|state| {
+            let first_disk = state.first_disk;
+            let cell = state.cells.get_mut(partition as usize)?;
+            let result = change(cell);
+            self.review(cell, first_disk);
+            Some((result, cell.clone()))
+        })?;
+        let Cell { members, promised, accepted, joining, holds, .. } = cell;
+        let stored = Stored(members.epoch, members.holders.clone(), promised, accepted, joining, holds);
+        let mut bytes = Vec::new();
+        ciborium::into_writer(&stored, &mut bytes).expect("memory takes every byte, and nothing here refuses");
+        tx.put(Space::Meta, cell_key(partition), bytes.into());
+        Some(result)
+    }
+
+    /// Changes a cell in a transaction of its own. Returns what `change` says, once it is on disk.
+    async fn write<T: Send + 'static>(
+        self: &Arc<Self>,
+        partition: u32,
+        change: impl FnOnce(&mut Cell) -> T + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let (sender, written) = oneshot::channel();
+        let chain = self.clone();
+        let apply: Apply = Box::new(move |tx| {
+            let result = chain.change_cell(tx, partition, change);
+            Box::new(move |outcome: Result<(), StorageError>| drop(sender.send(outcome.map(|()| result)))) as Done
+        });
+        self.storage.submit(Durability::Disk, apply)?;
+        let result = written.await.unwrap_or(Err(StorageError::Closed))?;
+        result.ok_or_else(|| StorageError::Failed { reason: format!("there is no partition {partition} before the founding") })
+    }
+}

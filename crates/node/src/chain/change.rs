@@ -1,0 +1,190 @@
+//! A proposer's side of the change to another configuration: single-decree Paxos among the present members, with everybody sealed who has promised.
+//!
+//! Any node may propose. Who does is a matter of work alone: the first member that is up, and every member that has been sealed for too long.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use dynkv_net::Class;
+use dynkv_proto::{
+    Accepted, ChainAccept, ChainAcceptReply, ChainJoin, ChainPrepare, ChainPrepareReply, Configuration, Frame, Holder, Message,
+    Request, Round, Vote,
+};
+use dynkv_ring::{NodeId, PartitionId};
+use futures_util::future::join_all;
+
+use super::{book::Members, spread, target::Freshness};
+use crate::{
+    cluster::View,
+    planted::{self, Bug},
+    shared::Shared,
+};
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a member-to-be may read what it lacks, while the partition is sealed.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What came of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attempted {
+    /// The partition has another epoch now.
+    Decided,
+    /// Too few members have answered, or another proposal was in the way.
+    Lost,
+    /// Members-to-be could not read everything; the members stay as they are, at another epoch.
+    Aborted,
+}
+
+/// Proposes that `wanted` follow on `members`.
+pub(super) async fn attempt(
+    node: &Arc<Shared>,
+    view: &View,
+    partition: PartitionId,
+    members: &Arc<Members>,
+    wanted: Vec<Holder>,
+) -> Attempted {
+    let known = node.chain.promised(partition.0);
+    let ballot = Round(known.0.saturating_add(1), node.env.random());
+    let proposal = Proposal { node, partition: partition.0, members, ballot };
+    let Some(promises) = proposal.prepare(view).await else { return Attempted::Lost };
+    let (chosen, aborted) = match promises.accepted {
+        Some(accepted) if !planted::is(Bug::AcceptedIgnored) => (accepted.members, false),
+        _ => match proposal.join(&wanted, &promises.sealed).await {
+            true => (wanted, false),
+            // The members themselves need nothing.
+            false => (members.holders.clone(), true),
+        },
+    };
+    match proposal.accept(chosen).await {
+        true if aborted => Attempted::Aborted,
+        true => Attempted::Decided,
+        false => Attempted::Lost,
+    }
+}
+
+struct Proposal<'a> {
+    node: &'a Arc<Shared>,
+    partition: u32,
+    members: &'a Arc<Members>,
+    ballot: Round,
+}
+
+/// What the members have promised.
+struct Promises {
+    /// Those who have.
+    sealed: Vec<NodeId>,
+    /// What was accepted under the highest ballot.
+    accepted: Option<Accepted>,
+}
+
+impl Proposal<'_> {
+    async fn prepare(&self, view: &View) -> Option<Promises> {
+        let Proposal { node, partition, members, ballot } = *self;
+        let request = ChainPrepare { partition, epoch: members.epoch, ballot };
+        let own = node.chain.prepare(partition, members.epoch, ballot);
+        let votes = self.ask(&request, own, |reply: ChainPrepareReply| reply.vote).await;
+        let mut promises = Promises { sealed: Vec::new(), accepted: None };
+        for (holder, vote) in votes {
+            if vote.configuration.epoch != members.epoch || vote.promised != ballot {
+                continue;
+            }
+            promises.sealed.push(holder.node);
+            let accepted = vote.accepted.into_iter().next();
+            if accepted.as_ref().map(|accepted| accepted.ballot) > promises.accepted.as_ref().map(|accepted| accepted.ballot) {
+                promises.accepted = accepted;
+            }
+        }
+        let gone = members.homes.iter().filter(|home| view.membership.departure(home).is_some() && !promises.sealed.contains(home));
+        let freshness = Freshness::of(view, members.holders.len());
+        let enough = match promises.accepted {
+            // Its proposer had the rest.
+            Some(_) => freshness.is_majority(promises.sealed.len()),
+            None => freshness.may_choose(promises.sealed.len(), gone.count()),
+        };
+        enough.then_some(promises)
+    }
+
+    /// Has those who lack something read everything. With fewer members than before, everybody may.
+    async fn join(&self, wanted: &[Holder], sealed: &[NodeId]) -> bool {
+        let shrinks = wanted.len() < self.members.holders.len() && !planted::is(Bug::ShrinkWithoutSync);
+        let readers: Vec<NodeId> = wanted
+            .iter()
+            .filter(|holder| shrinks || !self.members.holders.contains(holder))
+            .map(|holder| holder.node)
+            .collect();
+        let asked = readers.into_iter().map(|reader| async move {
+            let sources = sealed.iter().copied().filter(|source| *source != reader).collect();
+            if reader == self.node.cluster.me.id {
+                return super::learn::join(self.node, self.partition, self.members.epoch, sources).await.is_ok();
+            }
+            let request = ChainJoin { partition: self.partition, epoch: self.members.epoch, sources };
+            let frame = Frame::new(&request, Bytes::new());
+            let answer = self.node.peers.request::<dynkv_proto::ChainJoinReply>(reader, Class::Foreground, frame, JOIN_TIMEOUT).await;
+            if let Err(error) = &answer {
+                tracing::debug!(partition = self.partition, %reader, %error, "a member-to-be has not read everything");
+            }
+            answer.is_ok()
+        });
+        join_all(asked).await.into_iter().all(|joined| joined)
+    }
+
+    async fn accept(&self, chosen: Vec<Holder>) -> bool {
+        let Proposal { node, partition, members, ballot } = *self;
+        let accepted = Accepted { ballot, members: chosen.clone() };
+        let request = ChainAccept { partition, epoch: members.epoch, ballot, members: chosen.clone() };
+        let own = node.chain.accept(partition, members.epoch, accepted);
+        let votes = self.ask(&request, own, |reply: ChainAcceptReply| reply.vote).await;
+        let is_mine = |vote: &Vote| {
+            vote.configuration.epoch == members.epoch && vote.accepted.first().is_some_and(|accepted| accepted.ballot == ballot)
+        };
+        let got = votes.iter().filter(|(_, vote)| is_mine(vote)).count();
+        let needed = if planted::is(Bug::DecidedAfterOne) { 1 } else { members.holders.len() / 2 + 1 };
+        if got < needed {
+            return false;
+        }
+        let decided = Configuration { partition, epoch: members.epoch + 1, members: chosen };
+        let told: Vec<NodeId> = members.homes.iter().copied().chain(decided.members.iter().map(|holder| holder.node)).collect();
+        spread::adopt(node, vec![decided.clone()]).await;
+        spread::tell(node, told, decided).await;
+        true
+    }
+
+    /// Asks all members, this node among them if it is one. Later configurations that they know are taken over.
+    async fn ask<R: Request + Clone>(
+        &self,
+        request: &R,
+        own: impl Future<Output = Result<Vote, crate::storage::StorageError>>,
+        vote: impl Fn(R::Reply) -> Vote,
+    ) -> Vec<(Holder, Vote)>
+    where
+        R::Reply: Message,
+    {
+        let me = self.node.cluster.me.id;
+        let others = self.members.holders.iter().filter(|holder| holder.node != me);
+        let asked = others.map(|holder| async {
+            let frame = Frame::new(request, Bytes::new());
+            let answer = self.node.peers.request::<R::Reply>(holder.node, Class::Foreground, frame, CALL_TIMEOUT).await;
+            (holder.clone(), answer)
+        });
+        let is_member = self.members.homes.contains(&me);
+        let own = async {
+            match is_member {
+                true => own.await.ok(),
+                false => None,
+            }
+        };
+        let (own, others) = futures_util::join!(own, join_all(asked));
+        let mine = self.members.holders.iter().find(|holder| holder.node == me);
+        let mut votes: Vec<(Holder, Vote)> = mine.cloned().zip(own).into_iter().collect();
+        for (holder, answer) in others {
+            match answer {
+                Ok((reply, _)) => votes.push((holder, vote(reply))),
+                Err(error) => tracing::debug!(partition = self.partition, member = %holder.node, %error, "a member has not voted"),
+            }
+        }
+        let later = votes.iter().map(|(_, vote)| vote.configuration.clone()).filter(|other| other.epoch > self.members.epoch);
+        spread::adopt(self.node, later.collect()).await;
+        votes
+    }
+}

@@ -1,0 +1,151 @@
+//! Becoming a member: what a node reads before, and what it must have read when it may be counted on.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use dynkv_ring::{NodeId, PartitionId};
+use futures_util::future::join_all;
+use thiserror::Error;
+use tokio::time::Instant;
+
+use super::target::target;
+use crate::{
+    entropy::{self, CompareError},
+    planted::{self, Bug},
+    shared::Shared,
+    storage::StorageError,
+};
+
+/// How long reading may take while the partition is sealed.
+const READ_MAX: Duration = Duration::from_secs(8);
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// Which partitions this node has compared with which members, since it began to hold them: all that differed then was mended.
+#[derive(Default)]
+pub(crate) struct Learned(Mutex<BTreeMap<u32, BTreeSet<NodeId>>>);
+
+impl Learned {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, BTreeSet<NodeId>>> {
+        // Single insertions and removals.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This node has mended what differed between it and `peer` in `partitions`.
+    pub(crate) fn compared(&self, peer: NodeId, partitions: impl IntoIterator<Item = u32>) {
+        let mut learned = self.lock();
+        for partition in partitions {
+            learned.entry(partition).or_default().insert(peer);
+        }
+    }
+
+    pub(super) fn forget(&self, partition: u32) {
+        self.lock().remove(&partition);
+    }
+}
+
+/// Those of `partitions` of which this node holds about everything: it has compared itself with every member that is up, and with one at least.
+pub(crate) fn ready(node: &Shared, partitions: &[u32]) -> Vec<u32> {
+    if node.cluster.serving(&node.cluster.view()).is_err() {
+        return Vec::new();
+    }
+    let learned = node.learned.lock();
+    let is_ready = |partition: &u32| {
+        let Some(with) = learned.get(partition) else { return false };
+        let members = node.chain.members(PartitionId(*partition));
+        let mut others = members.homes.iter().filter(|home| **home != node.cluster.me.id);
+        others.all(|home| with.contains(home) || !node.peers.is_reachable(*home)) && !with.is_empty()
+    };
+    partitions.iter().copied().filter(is_ready).collect()
+}
+
+/// Begins to hold what the ring wants this node to hold.
+pub(super) async fn begin(node: &Arc<Shared>) {
+    let view = node.cluster.view();
+    if node.cluster.serving(&view).is_err() {
+        return;
+    }
+    let me = node.cluster.me.id;
+    for partition in view.membership.partitions().ids() {
+        if view.membership.ring().homes(partition).contains(&me) && !node.chain.holds(partition.0) {
+            if let Err(error) = node.chain.begin_to_hold(partition.0).await {
+                tracing::warn!(%error, "this node does not begin to hold a partition");
+                return;
+            }
+        }
+    }
+}
+
+/// Why a member-to-be may not be counted on.
+#[derive(Debug, Error)]
+pub(crate) enum JoinError {
+    #[error("this node is not admitted")]
+    NotAdmitted,
+    #[error("it could not read what node {0} holds in time")]
+    Unread(NodeId),
+    #[error("the epoch is over")]
+    Late,
+    #[error(transparent)]
+    Compare(#[from] CompareError),
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+}
+
+/// Reads everything that `sources` hold of a partition, who are sealed at `epoch`, and notes that nothing is to be dropped.
+///
+/// The order matters: what was read before that note may have been dropped again. So the note comes first, and counts only once all is read.
+pub(crate) async fn join(
+    node: &Arc<Shared>,
+    partition: u32,
+    epoch: u64,
+    sources: Vec<NodeId>,
+) -> Result<(), JoinError> {
+    if !node.cluster.is_admitted() {
+        return Err(JoinError::NotAdmitted);
+    }
+    let noted = async || match node.chain.join(partition, epoch).await {
+        Ok(true) => Err(JoinError::Late),
+        Ok(false) => Ok(()),
+        Err(error) => Err(JoinError::Storage(error)),
+    };
+    noted().await?;
+    if !planted::is(Bug::JoinedWithoutReading) {
+        let read = join_all(sources.iter().map(|source| read(node, *source, partition))).await;
+        for outcome in read {
+            outcome?;
+        }
+    }
+    // What was read is on disk when this is.
+    noted().await
+}
+
+async fn read(node: &Arc<Shared>, source: NodeId, partition: u32) -> Result<(), JoinError> {
+    let until = Instant::now() + READ_MAX;
+    loop {
+        match entropy::read_all(node, source, partition).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) if Instant::now() >= until => return Err(error.into()),
+            Err(error) => tracing::debug!(%source, partition, %error, "a member-to-be tries again"),
+        }
+        if Instant::now() >= until {
+            return Err(JoinError::Unread(source));
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Forgets what was learned of partitions that the ring does not want here any more.
+pub(super) fn review(node: &Shared) {
+    let view = node.cluster.view();
+    let me = node.cluster.me.id;
+    let learned: Vec<u32> = node.learned.lock().keys().copied().collect();
+    for partition in learned {
+        let id = PartitionId(partition);
+        if !target(&view, id).iter().any(|holder| holder.node == me) {
+            node.learned.forget(partition);
+        }
+    }
+}

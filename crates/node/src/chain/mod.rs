@@ -1,0 +1,179 @@
+//! Who serves a partition: a chain of configurations, of which the members of each agree on the next one. The ring says where data should be
+//! ([`target`]), the chain where it is. The argument, and the interleavings that break simpler forms, are in docs/architecture.md, "Moving data".
+//!
+//! `book` is what this node knows and has promised; `answer` a member's side of a change, `change` a proposer's; `learn` how a node gets ready to be
+//! a member, `hand_over` how it gives up what it need not hold; `spread` makes configurations known.
+//!
+//! # Invariants
+//!
+//! *An epoch has one configuration.* Promises and accepted values are on disk before they are told, and a disk that is lost or replaced is another holder.
+//!
+//! *Whoever has promised at an epoch serves nobody at it any more.* An answer counts as a home's only if it was given, or written, by a member that had not. For writes that is seen in the
+//! transaction that makes them.
+//!
+//! *Nothing is dropped that a member lacks.* See `hand_over`.
+
+pub(crate) mod answer;
+mod book;
+mod change;
+pub(crate) mod hand_over;
+pub(crate) mod learn;
+pub(crate) mod spread;
+mod target;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use dynkv_net::Class;
+use dynkv_proto::{ChainReady, ChainReadyReply, Frame, Holder};
+use dynkv_ring::{NodeId, PartitionId};
+use futures_util::{StreamExt, future::join_all, stream};
+use tokio::time::{Instant, timeout};
+
+pub(crate) use self::{
+    book::{Chain, Members},
+    learn::Learned,
+    target::target,
+};
+use self::{
+    change::{Attempted, attempt},
+    target::{Freshness, next},
+};
+use crate::{cluster::View, shared::Shared};
+
+/// How often to look whether partitions are where they should be, when nothing happens.
+const PERIOD: Duration = Duration::from_millis(500);
+
+/// Partitions that are changed at once: strict requests wait on those that are.
+const CHANGES_MAX: usize = 4;
+
+/// A member that has been sealed for so long, and up to twice as long, proposes by itself.
+const SEALED_MAX: Duration = Duration::from_secs(1);
+
+/// After an attempt that was lost or aborted, at least, and up to twice as long.
+const BACKOFF: Duration = Duration::from_millis(250);
+
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// When to try again, and since when partitions have been sealed.
+#[derive(Default)]
+struct Pace {
+    not_before: BTreeMap<u32, Instant>,
+    impatient_at: BTreeMap<u32, Instant>,
+}
+
+/// Sees to it that partitions get to where they should be, until the node stops.
+pub(crate) async fn run(node: Arc<Shared>) {
+    let mut cluster = node.cluster.subscribe();
+    let mut chain = node.chain.subscribe();
+    let mut pace = Pace::default();
+    loop {
+        learn::begin(&node).await;
+        learn::review(&node);
+        drive(&node, &mut pace).await;
+        let news = async {
+            tokio::select! {
+                biased;
+                () = cluster.changed() => {}
+                () = chain.changed() => {}
+            }
+        };
+        drop(timeout(PERIOD, news).await);
+    }
+}
+
+/// A change that this node proposes.
+struct Proposal {
+    partition: PartitionId,
+    members: Arc<Members>,
+    target: Vec<Holder>,
+}
+
+async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
+    let view = node.cluster.view();
+    if node.cluster.serving(&view).is_err() {
+        return;
+    }
+    let proposals = proposals(node, &view, pace);
+    if proposals.is_empty() {
+        return;
+    }
+    let ready = ask_ready(node, &proposals).await;
+    let attempts = proposals.into_iter().filter_map(|proposal| {
+        let Proposal { partition, members, target } = proposal;
+        let wanted = next(&members.holders, &target, |holder| ready.contains(&(holder.node, partition.0)));
+        let is_moved = wanted.len() != members.holders.len() || wanted.iter().any(|holder| !members.holders.contains(holder));
+        let view = &view;
+        (is_moved || node.chain.is_sealed(partition.0))
+            .then(|| async move { (partition, attempt(node, view, partition, &members, wanted).await) })
+    });
+    let mut attempts = stream::iter(attempts.collect::<Vec<_>>()).buffer_unordered(CHANGES_MAX);
+    while let Some((partition, attempted)) = attempts.next().await {
+        node.metrics.configuration_attempts.inc();
+        if attempted != Attempted::Decided {
+            let jitter = Duration::from_millis(node.env.random() % BACKOFF.as_millis() as u64);
+            pace.not_before.insert(partition.0, Instant::now() + BACKOFF + jitter);
+        }
+    }
+}
+
+/// The changes that this node should propose now.
+fn proposals(node: &Shared, view: &View, pace: &mut Pace) -> Vec<Proposal> {
+    let now = Instant::now();
+    let me = node.cluster.me.id;
+    let is_up = |home: &NodeId| *home == me || node.peers.is_reachable(*home);
+    let mut proposals = Vec::new();
+    for partition in view.membership.partitions().ids() {
+        let members = node.chain.members(partition);
+        let target = target(view, partition);
+        let there = members.holders.len() == target.len() && target.iter().all(|holder| members.holders.contains(holder));
+        let sealed = node.chain.is_sealed(partition.0);
+        if !sealed {
+            pace.impatient_at.remove(&partition.0);
+        }
+        if there && !sealed {
+            continue;
+        }
+        let impatient_at = *pace.impatient_at.entry(partition.0).or_insert_with(|| {
+            now + SEALED_MAX + Duration::from_millis(node.env.random() % SEALED_MAX.as_millis() as u64)
+        });
+        let is_first = members.homes.iter().find(|home| is_up(home)) == Some(&me);
+        let mine = is_first && !there || sealed && impatient_at <= now;
+        let waits = pace.not_before.get(&partition.0).is_some_and(|at| *at > now);
+        if !mine || waits || target.is_empty() {
+            continue;
+        }
+        // A seal that cannot be followed by a decision only stops requests.
+        let up = members.homes.iter().filter(|home| is_up(home)).count();
+        let gone = members.homes.iter().filter(|home| !is_up(home) && view.membership.departure(home).is_some()).count();
+        if Freshness::of(view, members.holders.len()).may_choose(up, gone) {
+            proposals.push(Proposal { partition, members, target });
+        }
+    }
+    proposals
+}
+
+/// Who says that it holds about everything of which partition.
+async fn ask_ready(node: &Arc<Shared>, proposals: &[Proposal]) -> BTreeSet<(NodeId, u32)> {
+    let mut asked: BTreeMap<NodeId, Vec<u32>> = BTreeMap::new();
+    for Proposal { partition, members, target } in proposals {
+        for holder in target.iter().filter(|holder| !members.holders.contains(holder)) {
+            asked.entry(holder.node).or_default().push(partition.0);
+        }
+    }
+    let me = node.cluster.me.id;
+    let asked = asked.into_iter().map(|(learner, partitions)| async move {
+        if learner == me {
+            return (learner, learn::ready(node, &partitions));
+        }
+        let frame = Frame::new(&ChainReady { partitions }, Bytes::new());
+        let answer = node.peers.request::<ChainReadyReply>(learner, Class::Background, frame, CALL_TIMEOUT).await;
+        (learner, answer.map(|(reply, _)| reply.partitions).unwrap_or_default())
+    });
+    let answers = join_all(asked).await;
+    answers.into_iter().flat_map(|(learner, ready)| ready.into_iter().map(move |partition| (learner, partition))).collect()
+}
