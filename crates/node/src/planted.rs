@@ -4,7 +4,7 @@
 //! feature: a feature that one package of the workspace asks for is in the binary, too.
 
 /// A bug, named after what is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bug {
     /// A node goes on under a record's actor although another start of it had chosen that.
     ActorReusedAfterRestart,
@@ -36,6 +36,7 @@ pub enum Bug {
     SlotCountsTwice,
     /// Two hints that one node keeps are two acknowledgements.
     NodeCountsTwice,
+    // From here on those of the settlement: see `Bug::is_of_settlement`.
     /// A tombstone goes when its grace has passed, whatever others hold.
     TombstoneByTime,
     /// Only the homes are asked whether they have agreed.
@@ -106,6 +107,13 @@ mod live {
             Bug::CompactionKeepsActor,
             Bug::TreeNotTold,
         ];
+    }
+
+    impl Bug {
+        /// Whether it shows only where tombstones may go sooner than faults end.
+        pub fn is_of_settlement(self) -> bool {
+            self >= Bug::TombstoneByTime
+        }
     }
 
     /// Lets all nodes that run on this thread have `bug` from now on, or none.

@@ -46,7 +46,7 @@ impl Replica {
     ) -> Result<(), StorageError> {
         let puts: Vec<_> = incoming.iter().flat_map(Incoming::puts).collect();
         let (replica, at) = (self.clone(), key.at());
-        // From memory: nothing is given up because the state is here.
+        // Nothing is given up because the state is here.
         self.submit(
             move |tx| replica.settle_within(tx, &at, incoming, conflict),
             puts,
@@ -198,7 +198,7 @@ impl Replica {
                 Box::new(move |_| done(Err(error)))
             }
         });
-        self.storage.submit(Durability::Memory, apply)
+        self.storage.submit(Durability::Later, apply)
     }
 }
 

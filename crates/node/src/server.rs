@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dynkv_net::{Handler, PeerName, Responder};
+use dynkv_net::{Class, Handler, PeerName, Responder};
 use dynkv_proto::{
     Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, List, Message, Metrics,
     MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply, ReplicaList,
@@ -12,6 +12,7 @@ use dynkv_proto::{
     VerifyStatus, View, ViewReply, kinds,
 };
 use dynkv_ring::{PartitionId, Position};
+use tokio::time::Instant;
 
 use crate::{
     coordinator,
@@ -55,7 +56,9 @@ impl Handler for Server {
                 Ok((hints::admin::drain(node, &request), Bytes::new()))
             }),
             kinds::TREES => inline(frame, responder, |request| trees::admin::list(node, &request)),
-            kinds::DIFF => spawned(node, frame, responder, entropy::diff),
+            kinds::DIFF => spawned(node, frame, responder, |node, request| async move {
+                entropy::diff(node, request).await.map(bare)
+            }),
             kinds::REPAIR => inline(frame, responder, |request: Repair| {
                 Ok((repairs::start(node, request.partition)?, Bytes::new()))
             }),
@@ -76,20 +79,18 @@ impl Handler for Server {
             }
             kinds::HELD => inline(frame, responder, |request| held::held(node, request)),
             kinds::PROPOSE => spawned(node, frame, responder, |node, request: Propose| async move {
-                propose::answer(&node, request).await
+                propose::answer(&node, request).await.map(bare)
             }),
             kinds::REPLICA_GET => replica_get(node, frame, responder),
             kinds::REPLICA_PUT => replica_put(node, frame, responder),
             kinds::REPLICA_LIST => inline(frame, responder, |request| replica_list(node, &request)),
             kinds::PUT_SEEN => {
-                let node = node.clone();
-                tokio::spawn(async move {
-                    let answer = match decode(&frame) {
-                        Ok(request) => put_seen(&node, request).await,
-                        Err(failure) => Err(failure),
-                    };
-                    send(responder, answer);
-                });
+                spawned(
+                    node,
+                    frame,
+                    responder,
+                    |node, request| async move { put_seen(&node, request).await },
+                );
             }
             kinds::GOSSIP => {
                 let message = frame.body.clone();
@@ -107,16 +108,15 @@ impl Handler for Server {
             }
             kinds::TREE_COMPARE => {
                 let request = frame.body.clone();
-                inline(frame, responder, |_: TreeCompare| entropy::compare(node, &request));
+                inline(frame, responder, |_: TreeCompare| {
+                    let from = peer.node_id().ok_or_else(|| forbidden(peer, "a node's certificate"))?;
+                    entropy::compare(node, *from, &request)
+                });
             }
             kinds::STATES => {
-                let node = node.clone();
-                tokio::spawn(async move {
-                    let answer = match decode(&frame) {
-                        Ok(request) => entropy::states(&node, &request).await,
-                        Err(failure) => Err(failure),
-                    };
-                    send(responder, answer);
+                let from = peer.node_id().copied().ok_or_else(|| forbidden(peer, "a node's certificate"));
+                spawned(node, frame, responder, |node, request| async move {
+                    entropy::states(&node, from?, &request).await
                 });
             }
             kinds::SETTLE_PREPARE => {
@@ -139,7 +139,9 @@ impl Handler for Server {
                     .map(|()| (SettleMarksReply { marks }, Bytes::new()))
                     .map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()))
             }),
-            kinds::ADMIT => spawned(node, frame, responder, settle::admission::answer),
+            kinds::ADMIT => spawned(node, frame, responder, |node, request| async move {
+                settle::admission::answer(node, request).await.map(bare)
+            }),
             kind => {
                 let message = format!(
                     "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
@@ -212,6 +214,11 @@ fn send<M: Message>(responder: Responder, outcome: Result<(M, Bytes), Failure>) 
     });
 }
 
+/// A reply without a body.
+fn bare<R>(reply: R) -> (R, Bytes) {
+    (reply, Bytes::new())
+}
+
 /// Decodes and answers on the spot: for what never waits.
 fn inline<M: Message, R: Message>(
     frame: Frame,
@@ -228,12 +235,12 @@ fn spawned<M: Message + Send + 'static, R: Message, F>(
     responder: Responder,
     answer: impl FnOnce(Arc<Shared>, M) -> F,
 ) where
-    F: Future<Output = Result<R, Failure>> + Send + 'static,
+    F: Future<Output = Result<(R, Bytes), Failure>> + Send + 'static,
 {
     match decode(&frame) {
         Ok(request) => {
             let answer = answer(node.clone(), request);
-            tokio::spawn(async move { send(responder, answer.await.map(|reply| (reply, Bytes::new()))) });
+            tokio::spawn(async move { send(responder, answer.await) });
         }
         Err(failure) => send::<Failure>(responder, Err(failure)),
     }
@@ -248,12 +255,14 @@ fn settling<M: Message + Send + 'static, R: Message, F>(
 ) where
     F: Future<Output = Result<R, settle::answer::Refusal>> + Send + 'static,
 {
-    let serving = node.cluster.serving(&node.cluster.view());
-    let serving = serving.map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()));
-    match serving.and_then(|()| decode(&frame)) {
-        Ok(request) => settle::answer::answer(node, request, responder, work),
-        Err(failure) => send::<Failure>(responder, Err(failure)),
+    if let Err(reason) = node.cluster.serving(&node.cluster.view()) {
+        let failure = Failure::not_done(FailureCode::NotServing, reason.to_string());
+        return send::<Failure>(responder, Err(failure));
     }
+    spawned(node, frame, responder, |node, request| {
+        let answer = work(node.clone(), request);
+        async move { answer.await.map(bare).map_err(|refusal| settle::answer::failure(&node, refusal)) }
+    });
 }
 
 fn coordinate<R: coordinator::Coordinated + Send + 'static>(
@@ -345,6 +354,7 @@ fn read_replica(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, 
 
 fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
     node.metrics.replica_writes.inc();
+    let (arrived, class) = (Instant::now(), responder.class());
     let prepared = decode::<ReplicaPut>(&frame).and_then(|request| {
         let (key, _, conflict) = key(node, request.bucket, request.key.0)?;
         let incoming = Incoming::verify(frame.body, request.stamp.1)
@@ -364,6 +374,10 @@ fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
         move |result: Result<(), Failure>| {
             let stamp = node.replica.marks.stamp(partition);
             let reply = result.map(|()| (ReplicaPutReply { stamp }, Bytes::new()));
+            if class == Class::Foreground {
+                // Clients may send all their requests to others: those that are not slow.
+                node.background.observe_foreground(arrived.elapsed());
+            }
             if let Some(responder) = take(&responder) {
                 send(responder, reply);
             }

@@ -27,23 +27,6 @@ mod live {
     /// Where the hunt for each bug begins: always the same seeds, so that a limit means something.
     const START: u64 = 1;
 
-    /// Those of the settlement, which need tombstones that may go sooner than faults end.
-    const SETTLEMENT: [Bug; 13] = [
-        Bug::TombstoneByTime,
-        Bug::SettleHomesOnly,
-        Bug::SettleSomeHomes,
-        Bug::SettleReachableOnly,
-        Bug::SettleUnchecked,
-        Bug::SettleBeforeDurable,
-        Bug::SettleRestamps,
-        Bug::SettleIgnoresHints,
-        Bug::SettleAnyView,
-        Bug::SettleTwoPhases,
-        Bug::AdmittedByOne,
-        Bug::CompactionKeepsActor,
-        Bug::TreeNotTold,
-    ];
-
     /// Those that get away (`docs/testing.md` says why): hunted only when they are named.
     const AT_LARGE: [Bug; 2] = [Bug::SettleAnyView, Bug::AdmittedByOne];
 
@@ -97,7 +80,7 @@ mod live {
                     // Where all homes are wanted, one that counts twice is soon one too many.
                     plan.keys = ["k0", "k1", "k2"].map(|name| Key::shared(Bucket::Wide, name)).into();
                 }
-                if SETTLEMENT.contains(&bug) {
+                if bug.is_of_settlement() {
                     plan.grace_ms = Some([0, 100, 500][seed as usize % 3]);
                 }
                 plan

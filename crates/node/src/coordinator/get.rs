@@ -474,17 +474,8 @@ async fn unite(
 /// read again.
 async fn ask_again(node: &Arc<Shared>, key: &Key, conflict: Conflict, others: Vec<NodeId>) {
     for other in others {
-        let request = ReplicaGet {
-            bucket: key.bucket.clone(),
-            key: key.key.clone().into(),
-            stamp: node.replica.stamp(key),
-            have: None,
-            promise: true,
-        };
-        let frame = Frame::new(&request, Bytes::new());
-        let answer = node.peers.request::<ReplicaGetReply>(other, Class::Background, frame, STRAGGLERS).await;
-        let Ok((reply, state)) = answer else { continue };
-        let Ok(incoming) = Incoming::verify(state, reply.stamp.1) else { continue };
+        let Ok((marks, state)) = send::ask(node, other, key, STRAGGLERS).await else { continue };
+        let Ok(incoming) = Incoming::verify(state, marks) else { continue };
         if let Err(error) = unite(node, key, conflict, incoming).await {
             tracing::debug!(%error, "the own copy was not repaired");
         }

@@ -342,7 +342,8 @@ async fn remote_ack(
     let result = match send::give(node, asked.node, key, source, held, how).await {
         // A replica of another epoch has stored the state, but does not count as a home of this one.
         Ok((reply, _)) if reply.stamp.0 != 0 => Err(format!("it is at epoch {}, not 0", reply.stamp.0)),
-        Ok((_, taken)) if taken == minted || knows(&taken, dot) => Ok(()),
+        // The same bytes, unless it was read again: not compared, they may be long.
+        Ok((_, taken)) if taken.as_ptr() == minted.as_ptr() || knows(&taken, dot) => Ok(()),
         Ok(_) => Err(NOT_HERE.into()),
         Err(GiveError::Peer(PeerError::Refused(failure))) => {
             if failure.code == FailureCode::HintsFull {

@@ -20,6 +20,9 @@ use crate::{
 /// Places looked at for one request: half a millisecond from the cache.
 pub(super) const PLACES_MAX: usize = 128;
 
+/// After so many others have their turn: some 50 microseconds.
+const PLACES_AT_ONCE: u32 = 2;
+
 /// Bytes of states with which a reply is full; one that is longer goes alone.
 const STATES_BYTES: usize = 1024 * 1024;
 
@@ -65,7 +68,12 @@ pub(super) fn unsettling(node: &Shared, partitions: &[u32]) -> Vec<u32> {
 }
 
 /// Answers one step of a comparison.
-pub(crate) fn compare(node: &Shared, body: &[u8]) -> Result<(TreeCompareReply, Bytes), Failure> {
+pub(crate) fn compare(
+    node: &Shared,
+    from: NodeId,
+    body: &[u8],
+) -> Result<(TreeCompareReply, Bytes), Failure> {
+    node.entropy.compared(from, &node.env);
     let request = Request::from_bytes(body).map_err(invalid)?;
     let span = request.span();
     let tree = node
@@ -87,7 +95,14 @@ pub(crate) fn compare(node: &Shared, body: &[u8]) -> Result<(TreeCompareReply, B
 }
 
 /// Answers with the states at some places.
-pub(crate) async fn states(node: &Shared, request: &States) -> Result<(StatesReply, Bytes), Failure> {
+pub(crate) async fn states(
+    node: &Shared,
+    from: NodeId,
+    request: &States,
+) -> Result<(StatesReply, Bytes), Failure> {
+    node.entropy.compared(from, &node.env);
+    // The clients of this node do not wait for it either.
+    let _turn = node.background.turn_to_answer().await;
     for asked in request.asked.iter().take(PLACES_MAX) {
         let (partition, marks) = (partition_at(node, asked.position), &node.replica.marks);
         let theirs = Marks { promise: asked.promise, ..Marks::default() };
@@ -99,6 +114,9 @@ pub(crate) async fn states(node: &Shared, request: &States) -> Result<(StatesRep
     let mut reply = StatesReply { through: 0, absent: Vec::new(), found: Vec::new() };
     let mut body = BytesMut::new();
     for (at, asked) in (0..).zip(request.asked.iter().take(PLACES_MAX)) {
+        if at % PLACES_AT_ONCE == PLACES_AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
         let held = held(node, asked, request.bodies).map_err(|error| storage_failure(node, &error))?;
         let states = match held {
             Held::Absent => {

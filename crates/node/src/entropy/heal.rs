@@ -14,8 +14,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use dynkv_net::Class;
-use dynkv_proto::{FailureCode, Frame, Marks, ReplicaGet, ReplicaGetReply};
+use dynkv_proto::{FailureCode, Marks};
 use dynkv_ring::NodeId;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::oneshot, time::timeout};
@@ -26,7 +25,7 @@ use crate::{
     peers::PeerError,
     record::parse_record_key,
     replica::Incoming,
-    settle::{self, TakeError},
+    settle::{self, TakeError, send},
     shared::Shared,
     storage::StorageError,
 };
@@ -105,17 +104,9 @@ async fn heal(node: &Arc<Shared>, record: &Bytes) -> Result<bool, TakeError> {
 }
 
 async fn ask(node: &Arc<Shared>, home: NodeId, key: &Key) -> Said {
-    let request = ReplicaGet {
-        bucket: key.bucket.clone(),
-        key: key.key.clone().into(),
-        stamp: node.replica.stamp(key),
-        have: None,
-        promise: true,
-    };
-    let frame = Frame::new(&request, Bytes::new());
-    match node.peers.request::<ReplicaGetReply>(home, Class::Background, frame, CALL_TIMEOUT).await {
-        Ok((reply, _)) if reply.same => Said::Nothing(reply.stamp.1),
-        Ok((reply, state)) => Incoming::verify(state, reply.stamp.1).map_or(Said::Damaged, Said::Holds),
+    match send::ask(node, home, key, CALL_TIMEOUT).await {
+        Ok((marks, state)) if state.is_empty() => Said::Nothing(marks),
+        Ok((marks, state)) => Incoming::verify(state, marks).map_or(Said::Damaged, Said::Holds),
         Err(PeerError::Refused(failure)) if failure.code == FailureCode::Storage => Said::Damaged,
         Err(_) => Said::NoAnswer,
     }

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use super::{
     CompareError,
     answer::PLACES_MAX,
-    pass::{KeyDifference, ask, place},
+    pass::{KeyDifference, ask, place, turn},
 };
 use crate::{
     background::Work,
@@ -31,6 +31,12 @@ use crate::{
 
 /// States pushed at once.
 const PUSHES_MAX: usize = 32;
+
+/// States looked at before others have their turn.
+const AT_ONCE: usize = 4;
+
+/// States written at once: a client's write waits for those before it.
+const UNITES_MAX: usize = 16;
 
 const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -53,19 +59,27 @@ impl AddAssign for Moved {
     }
 }
 
-/// Looks at `found` again and makes both sides equal there. With `settled`, what has changed here since is left to the next
-/// comparison: it is being written.
+/// Looks at `found` again and makes both sides equal there, with as many `pushes` of what the other has nothing of; they are counted down. With `settled`, what
+/// has changed here since is left to the next comparison: it is being written.
 pub(super) async fn mend(
     node: &Arc<Shared>,
     peer: NodeId,
-    found: Vec<Difference>,
+    mut found: Vec<Difference>,
     settled: bool,
+    pushes: &mut usize,
 ) -> Result<Moved, CompareError> {
+    found.retain(|difference| {
+        let is_push = difference.there.is_none();
+        let keep = !is_push || *pushes > 0;
+        *pushes -= usize::from(is_push && keep);
+        keep
+    });
     let mut moved = Moved::default();
     let index = Index(&*node.replica.storage);
     for batch in found.chunks(PLACES_MAX) {
         let mut asked = Vec::with_capacity(batch.len());
-        for difference in batch {
+        for (at, difference) in batch.iter().enumerate() {
+            give_way(at).await;
             let position = place(difference);
             let have = index.digest_at(position)?;
             let same = have.map(|digest| digest.0) == difference.there;
@@ -81,6 +95,13 @@ pub(super) async fn mend(
     Ok(moved)
 }
 
+/// Lets clients have their turn, now and then.
+async fn give_way(done: usize) {
+    if done % AT_ONCE == AT_ONCE - 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
 async fn mend_batch(
     node: &Arc<Shared>,
     peer: NodeId,
@@ -88,20 +109,27 @@ async fn mend_batch(
 ) -> Result<Moved, CompareError> {
     let mut moved = Moved::default();
     while !asked.is_empty() {
+        // Until all of it is written: that is what takes the disk's time.
+        let turn = turn(node).await?;
         let (reply, mut body) = look(node, peer, &asked, true).await?;
         let mut lacking: Vec<Key> = Vec::new();
         for place in reply.absent.iter().filter_map(|at| asked.get(*at as usize)) {
             lacking.extend(keys_at(node, place.position)?);
         }
         let mut pulled = Vec::new();
-        for found in reply.found {
+        for (number, found) in reply.found.into_iter().enumerate() {
+            give_way(number).await;
             let at = asked.get(found.at as usize).map(|asked| asked.position);
             let Some((key, incoming)) = verified(node, peer, found, at, &mut body)? else { continue };
             pulled.push((key, incoming));
         }
-        for (key, theirs) in pulled {
+        let unites = pulled.into_iter().map(|(key, theirs)| async move {
             let (digest, bytes) = (theirs.digest().ok(), theirs.bytes.len() as u64);
-            match unite(node, &key, theirs).await {
+            (unite(node, &key, theirs).await, key, digest, bytes)
+        });
+        let mut unites = stream::iter(unites).buffered(UNITES_MAX);
+        while let Some((ours, key, digest, bytes)) = unites.next().await {
+            match ours {
                 Some(ours) => {
                     moved += Moved { pulled: 1, bytes, ..Moved::default() };
                     if State::digest(&ours).ok() != digest {
@@ -111,13 +139,14 @@ async fn mend_batch(
                 None => moved.failed += 1,
             }
         }
+        drop(turn);
         moved += push_all(node, peer, lacking).await;
         asked.drain(..(reply.through as usize).min(asked.len()));
     }
     Ok(moved)
 }
 
-/// Asks what `peer` has at some places.
+/// Asks what `peer` has at some places; the caller has a [`turn`].
 pub(super) async fn look(
     node: &Arc<Shared>,
     peer: NodeId,
@@ -256,7 +285,9 @@ pub(super) async fn name(
         let mut asked: Vec<StateAsked> =
             unknown.iter().map(|difference| name_at(place(difference))).collect();
         while !asked.is_empty() {
+            let turn = turn(node).await?;
             let (reply, _) = look(node, peer, &asked, false).await?;
+            drop(turn);
             for found in reply.found {
                 let Some(asked) = asked.get(found.at as usize) else { continue };
                 let difference = unknown.iter().find(|difference| place(difference) == asked.position);

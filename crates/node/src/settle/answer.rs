@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use dynkv_net::Responder;
 use dynkv_proto::{
-    Digest, Failure, FailureCode, Frame, Marks, Message, Round, SettleDecide, SettleDecideReply, SettleDrop,
-    SettleDropReply, SettleKey, SettlePrepare, SettlePrepareReply,
+    Digest, Failure, FailureCode, Marks, Round, SettleDecide, SettleDecideReply, SettleDrop, SettleDropReply,
+    SettleKey, SettlePrepare, SettlePrepareReply,
 };
 use dynkv_ring::NodeId;
 use tokio::sync::oneshot;
@@ -298,23 +296,4 @@ pub(crate) fn failure(node: &Shared, refusal: Refusal) -> Failure {
         Refusal::Hints | Refusal::Storage(_) => (FailureCode::Storage, Marks::default()),
     };
     Failure { marks, view: node.cluster.view().digest, ..Failure::not_done(code, message) }
-}
-
-/// Answers a request of the settlement from a task.
-pub(crate) fn answer<M, R, F>(
-    node: &Arc<Shared>,
-    request: M,
-    responder: Responder,
-    work: impl FnOnce(Arc<Shared>, M) -> F,
-) where
-    R: Message,
-    F: Future<Output = Result<R, Refusal>> + Send + 'static,
-{
-    let (shared, answer) = (node.clone(), work(node.clone(), request));
-    tokio::spawn(async move {
-        responder.send(match answer.await {
-            Ok(reply) => Frame::new(&reply, Bytes::new()),
-            Err(refusal) => Frame::new(&failure(&shared, refusal), Bytes::new()),
-        });
-    });
 }

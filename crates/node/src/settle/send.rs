@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynkv_net::Class;
-use dynkv_proto::{Conflict, FailureCode, Frame, Marks, ReplicaPut, ReplicaPutReply, Stamp};
+use dynkv_proto::{
+    Conflict, FailureCode, Frame, Marks, ReplicaGet, ReplicaGetReply, ReplicaPut, ReplicaPutReply, Stamp,
+};
 use dynkv_ring::NodeId;
 use thiserror::Error;
 use tokio::time::Instant;
@@ -116,4 +118,24 @@ pub(crate) async fn give(
         node.replica.marks.promise(key.partition.0, &failure.marks).await?;
         held = read(node, key, source)?.ok_or(GiveError::Gone)?;
     }
+}
+
+/// Asks `of` for what it holds of `key`, read after it has promised what this node has promised. Returns the marks under which it was read, and the state;
+/// empty: nothing. It is not verified.
+pub(crate) async fn ask(
+    node: &Arc<Shared>,
+    of: NodeId,
+    key: &Key,
+    timeout: Duration,
+) -> Result<(Marks, Bytes), PeerError> {
+    let request = ReplicaGet {
+        bucket: key.bucket.clone(),
+        key: key.key.clone().into(),
+        stamp: node.replica.stamp(key),
+        have: None,
+        promise: true,
+    };
+    let frame = Frame::new(&request, Bytes::new());
+    let (reply, state) = node.peers.request::<ReplicaGetReply>(of, Class::Background, frame, timeout).await?;
+    Ok((reply.stamp.1, state))
 }

@@ -61,7 +61,7 @@ impl Stepwise {
         for (durability, apply) in batch {
             let done = apply(&mut Transaction::new(&reader, &mut overlay));
             match durability {
-                Durability::Memory => in_memory.push(done),
+                Durability::Memory | Durability::Later => in_memory.push(done),
                 Durability::Disk => on_disk.push(done),
             }
         }

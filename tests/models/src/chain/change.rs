@@ -44,9 +44,7 @@ impl World {
         seen: &mut Seen,
     ) -> Result<(), Violation> {
         let config = state.proposals[usize::from(proposal)].config;
-        if state.node(to.node()).config.epoch < config.epoch {
-            check::adopt(state, to.node(), config)?;
-        }
+        check::adopt(state, to.node(), config)?;
         let node = state.node_mut(to.node());
         if node.is_sealed() {
             seen.note("a sealed member promises again, higher");
@@ -137,9 +135,7 @@ impl World {
         let config = attempt.config;
         let sources = attempt.sources;
         let at = sources.iter().position(|source| source == from).expect("the step names a source");
-        if state.node(by.node()).config.epoch < config.epoch {
-            check::adopt(state, by.node(), config)?;
-        }
+        check::adopt(state, by.node(), config)?;
         let read = state.node(from.node()).data & self.chunk_of(chunk);
         state.node_mut(by.node()).data |= read;
         let bit = self.chunk_bit(at, chunk);
@@ -189,9 +185,7 @@ impl World {
         let attempt = &state.proposals[usize::from(proposal)];
         let config = attempt.config;
         let members = attempt.choice.expect("the step comes after the choice");
-        if state.node(to.node()).config.epoch < config.epoch {
-            check::adopt(state, to.node(), config)?;
-        }
+        check::adopt(state, to.node(), config)?;
         let node = state.node_mut(to.node());
         node.promise = node.promise.max(proposal + 1);
         node.unsealed = false;

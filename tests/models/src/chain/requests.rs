@@ -28,9 +28,7 @@ impl World {
             }
             Step::StandIn { op, slot, node, epoch, heard } => {
                 let config = self.begin(state, op, epoch);
-                if state.node(node).config.epoch < config.epoch {
-                    check::adopt(state, node, config)?;
-                }
+                check::adopt(state, node, config)?;
                 state.node_mut(node).keep_hint(slot, 1 << op);
                 seen.note("a hint is kept");
                 if heard { self.credit(state, op, Ack { node, slot, epoch }, seen) } else { Ok(()) }
