@@ -6,7 +6,7 @@ use dynkv_proto::{
 };
 use dynkv_ring::NodeId;
 
-use crate::{hints::Place, key::Key, record::Record, shared::Shared, storage::StorageError};
+use crate::{key::Key, record::Record, shared::Shared, storage::StorageError};
 
 /// Answers with this node's record of a key and its hints about it. Nothing is changed, and nobody is asked.
 pub(crate) fn held(node: &Shared, request: Held) -> Result<(HeldReply, Bytes), Failure> {
@@ -20,7 +20,7 @@ pub(crate) fn held(node: &Shared, request: Held) -> Result<(HeldReply, Bytes), F
     }
     let me = node.cluster.me.id;
     let key = Key::new(request.bucket, request.key.0, view.membership.partitions());
-    let home = Place::of(&view, &key, &me) == Place::Home;
+    let home = node.chain.members(key.partition).homes.contains(&me);
     let (mut states, mut damaged) = (Vec::new(), Vec::new());
     // Also of a node that is no home any more.
     let record = node.replica.read_intact(&key);

@@ -13,6 +13,7 @@
 
 mod actor;
 mod background;
+mod chain;
 mod cluster;
 mod coordinator;
 mod damaged;

@@ -107,6 +107,10 @@ metrics! {
     entries_differing: Counter = Counter::default(), "Entries that comparisons found to differ";
     states_pulled: Counter = Counter::default(), "States taken over from other replicas by anti-entropy";
     states_pushed: Counter = Counter::default(), "States given to other replicas by anti-entropy";
+    configurations_adopted: Counter = Counter::default(), "Configurations of partitions taken over";
+    configuration_attempts: Counter = Counter::default(), "Changes of a partition's members that this node has proposed";
+    partitions_given_up: Counter = Counter::default(), "Partitions handed over to their members and dropped";
+    requests_started_over: Counter = Counter::default(), "Requests that went on under the next members of their partition, or waited for them";
     puts_sloppy: Counter = Counter::default(), "Puts answered with the help of nodes that are no homes";
     puts_fallback: Counter = Counter::default(), "Puts coordinated by this node although it is no home, because none could be reached";
     hints: Gauge = Gauge::default(), "Hints kept for other nodes";

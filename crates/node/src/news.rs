@@ -37,7 +37,8 @@ impl News {
         Listener { news: self.clone(), seen: self.changes() }
     }
 
-    fn changes(&self) -> u64 {
+    /// How often something has changed.
+    pub(crate) fn changes(&self) -> u64 {
         self.0.changes.load(Ordering::SeqCst)
     }
 }

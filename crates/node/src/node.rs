@@ -20,6 +20,7 @@ use tokio::{
 
 use crate::{
     background::{self, Background},
+    chain::{self, Learned},
     cluster::{self, Cluster, LoadError, NotServing},
     data_dir::{DataDir, DataDirError},
     entropy::{self, CompareError, Entropy, KeyDifference},
@@ -147,7 +148,7 @@ pub struct Node {
 /// one that is started after it.
 struct Tasks {
     gossip: Arc<Gossiper>,
-    handles: [JoinHandle<()>; 15],
+    handles: [JoinHandle<()>; 16],
 }
 
 impl Drop for Tasks {
@@ -288,6 +289,7 @@ impl Node {
             tokio::spawn(settle::run(shared.clone())),
             tokio::spawn(chain::run(shared.clone())),
             tokio::spawn(chain::hand_over::run(shared.clone())),
+            tokio::spawn(chain::learn::run(shared.clone())),
         ];
         let tasks = Tasks { gossip: shared.gossip.clone(), handles };
         Ok(Node { shared, endpoint, tasks })

@@ -36,6 +36,34 @@ pub enum Bug {
     SlotCountsTwice,
     /// Two hints that one node keeps are two acknowledgements.
     NodeCountsTwice,
+    /// A member that has promised goes on with writes.
+    NoSealOnWrites,
+    /// A member that has promised goes on with reads.
+    NoSealOnReads,
+    /// One seal fewer than necessary is enough.
+    SealsOneFewer,
+    /// Seals enough to stop writes are enough.
+    SealsForWritesOnly,
+    /// Seals enough to stop reads are enough.
+    SealsForReadsOnly,
+    /// A proposer does not take over what was accepted.
+    AcceptedIgnored,
+    /// One member's acceptance decides.
+    DecidedAfterOne,
+    /// A member-to-be joins without reading the sealed members.
+    JoinedWithoutReading,
+    /// With fewer members than before nobody reads.
+    ShrinkWithoutSync,
+    /// A partition is dropped before it is handed over.
+    DroppedWithoutPush,
+    /// A partition is dropped by a node that may become a member of it.
+    DroppedThoughJoining,
+    /// A coordinator counts replies of members at other epochs.
+    EpochUnchecked,
+    /// A hint whose target is no home any more is dropped.
+    HintOfDepartedDropped,
+    /// Such a hint is given to one of the members only.
+    HintToOneSuccessor,
     // From here on those of the settlement: see `Bug::is_of_settlement`.
     /// A tombstone goes when its grace has passed, whatever others hold.
     TombstoneByTime,
@@ -77,7 +105,7 @@ mod live {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Bug; 28] = [
+        pub const ALL: [Bug; 42] = [
             Bug::ActorReusedAfterRestart,
             Bug::DotReusedAfterFailedWrite,
             Bug::ContextOfCoordinator,
@@ -93,6 +121,20 @@ mod live {
             Bug::HintRemovedOnMemoryAck,
             Bug::SlotCountsTwice,
             Bug::NodeCountsTwice,
+            Bug::NoSealOnWrites,
+            Bug::NoSealOnReads,
+            Bug::SealsOneFewer,
+            Bug::SealsForWritesOnly,
+            Bug::SealsForReadsOnly,
+            Bug::AcceptedIgnored,
+            Bug::DecidedAfterOne,
+            Bug::JoinedWithoutReading,
+            Bug::ShrinkWithoutSync,
+            Bug::DroppedWithoutPush,
+            Bug::DroppedThoughJoining,
+            Bug::EpochUnchecked,
+            Bug::HintOfDepartedDropped,
+            Bug::HintToOneSuccessor,
             Bug::TombstoneByTime,
             Bug::SettleHomesOnly,
             Bug::SettleSomeHomes,

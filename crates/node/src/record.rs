@@ -43,6 +43,12 @@ pub(crate) fn parse_record_key(record_key: &Bytes) -> Option<(String, Bytes)> {
     Some((bucket.to_owned(), record_key.slice(key_at..)))
 }
 
+/// What the record keys of one partition begin with.
+pub(crate) fn partition_prefix(partition: PartitionId) -> Bytes {
+    // At most 65,536 partitions.
+    Bytes::copy_from_slice(&(partition.0 as u16).to_be_bytes())
+}
+
 /// What the record keys of one bucket in one partition begin with.
 pub(crate) fn bucket_prefix(partition: PartitionId, bucket: &str) -> BytesMut {
     let mut out = BytesMut::with_capacity(64 + bucket.len());

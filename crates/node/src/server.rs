@@ -15,6 +15,7 @@ use dynkv_ring::{PartitionId, Position};
 use tokio::time::Instant;
 
 use crate::{
+    chain,
     coordinator,
     entropy::{self, repairs},
     gossip, held,
@@ -101,16 +102,16 @@ impl Handler for Server {
             }
             kinds::TREE_ROOTS => {
                 let roots = frame.body.clone();
-                inline(frame, responder, |request: TreeRoots| {
-                    let from = peer.node_id().ok_or_else(|| forbidden(peer, "a node's certificate"))?;
-                    entropy::roots(node, *from, &request, &roots)
+                let from = peer.node_id().copied().ok_or_else(|| forbidden(peer, "a node's certificate"));
+                spawned(node, frame, responder, |node, request: TreeRoots| async move {
+                    entropy::roots(&node, from?, &request, &roots).await
                 });
             }
             kinds::TREE_COMPARE => {
                 let request = frame.body.clone();
-                inline(frame, responder, |_: TreeCompare| {
+                inline(frame, responder, |TreeCompare { exact }: TreeCompare| {
                     let from = peer.node_id().ok_or_else(|| forbidden(peer, "a node's certificate"))?;
-                    entropy::compare(node, *from, &request)
+                    entropy::compare(node, *from, exact, &request)
                 });
             }
             kinds::STATES => {
@@ -139,6 +140,21 @@ impl Handler for Server {
                     .map(|()| (SettleMarksReply { marks }, Bytes::new()))
                     .map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()))
             }),
+            kinds::CHAIN_PREPARE => spawned(node, frame, responder, |node, request| async move {
+                chain::answer::prepare(&node, request).await.map(bare)
+            }),
+            kinds::CHAIN_ACCEPT => spawned(node, frame, responder, |node, request| async move {
+                chain::answer::accept(&node, request).await.map(bare)
+            }),
+            kinds::CHAIN_JOIN => spawned(node, frame, responder, |node, request| async move {
+                chain::answer::join(&node, request).await.map(bare)
+            }),
+            kinds::CHAIN_TELL => spawned(node, frame, responder, |node, request| async move {
+                Ok(bare(chain::spread::told(&node, request).await))
+            }),
+            kinds::CHAIN_READY => {
+                inline(frame, responder, |request| Ok(bare(chain::answer::ready(node, &request))));
+            }
             kinds::ADMIT => spawned(node, frame, responder, |node, request| async move {
                 settle::admission::answer(node, request).await.map(bare)
             }),
@@ -298,7 +314,7 @@ fn key(node: &Shared, bucket: String, key: Bytes) -> Result<(Key, Place, Conflic
         .map_err(|error| Failure::not_done(FailureCode::Invalid, error.to_string()))?;
     let conflict = view.buckets.get(&bucket).conflict;
     let key = Key::new(bucket, key, view.membership.partitions());
-    let place = Place::of(&view, &key, &node.cluster.me.id);
+    let place = Place::of(&node.chain.members(key.partition).homes, &node.cluster.me.id);
     Ok((key, place, conflict))
 }
 
@@ -371,9 +387,9 @@ fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
     let responder = Arc::new(std::sync::Mutex::new(Some(responder)));
     let answer = {
         let (node, responder, partition) = (node.clone(), responder.clone(), key.partition.0);
-        move |result: Result<(), Failure>| {
-            let stamp = node.replica.marks.stamp(partition);
-            let reply = result.map(|()| (ReplicaPutReply { stamp }, Bytes::new()));
+        move |result: Result<u64, Failure>| {
+            let marks = node.replica.marks.durable(partition);
+            let reply = result.map(|epoch| (ReplicaPutReply { stamp: Stamp(epoch, marks) }, Bytes::new()));
             if class == Class::Foreground {
                 // Clients may send all their requests to others: those that are not slow.
                 node.background.observe_foreground(arrived.elapsed());
@@ -388,7 +404,7 @@ fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
             let node = node.clone();
             let done = {
                 let node = node.clone();
-                move |result: Result<(), TakeError>| {
+                move |result: Result<u64, TakeError>| {
                     answer(result.map_err(|error| take_failure(&node, &error)));
                 }
             };
@@ -398,6 +414,7 @@ fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
             let done = {
                 let node = node.clone();
                 move |result: Result<(), HintError>| {
+                    let result = result.map(|()| Stamp::NO_EPOCH);
                     answer(result.map_err(|error| hint_failure(&node, &error)));
                 }
             };
@@ -428,6 +445,7 @@ fn take_failure(node: &Shared, error: &TakeError) -> Failure {
             Failure { marks: *marks, ..Failure::not_done(FailureCode::Behind, message) }
         }
         TakeError::OldDisk(_) => Failure::not_done(FailureCode::NotServing, message),
+        TakeError::NotHeld { .. } => Failure::not_done(FailureCode::NotHome, message),
         TakeError::Storage(error) => storage_failure(node, error),
     }
 }

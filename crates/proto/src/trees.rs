@@ -11,6 +11,8 @@ message! {
         /// Digest of the asker's membership history. Nodes of different views do not compare: they may not agree what they
         /// share, or how a bucket resolves conflicts.
         view: Digest,
+        /// Compares one partition only, whatever the views, and even while it settles: the answer is about what is on disk when it is given.
+        exact: Option<u32> = None,
     }
 }
 
@@ -25,8 +27,8 @@ message! {
 message! {
     /// A step of the comparison of one partition's trees. Body: `dynkv_merkle::Request`.
     TREE_COMPARE, TreeCompare => TreeCompareReply {
-        /// Nothing yet.
-        reserved: u8,
+        /// Even while the partition settles.
+        exact: bool,
     }
 }
 
@@ -58,6 +60,8 @@ message! {
         asked: Vec<StateAsked>,
         /// Whether to send the states, or only to name their keys.
         bodies: bool,
+        /// Whether clients wait for the answer.
+        urgent: bool = false,
     }
 }
 

@@ -3,12 +3,15 @@
 use std::{
     collections::BTreeMap,
     ops::ControlFlow,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use dynkv_proto::{Accepted, Configuration, Holder, Round, Stamp, Vote};
-use dynkv_ring::{Founding, NodeId, PartitionId, Ring};
+use dynkv_ring::{Change, Entry, Founding, History, Membership, NodeId, PartitionId, Ring};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -30,6 +33,13 @@ pub(crate) struct Members {
     pub(crate) holders: Vec<Holder>,
     /// Their nodes: the homes of requests.
     pub(crate) homes: Arc<[NodeId]>,
+}
+
+/// Nobody.
+impl Default for Members {
+    fn default() -> Members {
+        Members { epoch: 0, holders: Vec::new(), homes: Arc::new([]) }
+    }
 }
 
 impl Members {
@@ -83,6 +93,8 @@ pub(crate) struct Chain {
     me: NodeId,
     disk: u64,
     state: RwLock<State>,
+    /// Whether a majority has said, since this run began, that they know of no later disk of this node.
+    confirmed: AtomicBool,
     changed: News,
 }
 
@@ -125,7 +137,8 @@ impl Chain {
             return Err(StorageError::Damaged { reason: "the configuration of a partition".into() });
         }
         let state = RwLock::new(State { loaded, ..State::default() });
-        Ok(Chain { storage, me, disk, state, changed: News::default() })
+        let confirmed = AtomicBool::new(false);
+        Ok(Chain { storage, me, disk, state, confirmed, changed: News::default() })
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
@@ -142,6 +155,11 @@ impl Chain {
         self.changed.listen()
     }
 
+    /// How often something has changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changed.changes()
+    }
+
     /// Takes over what the history says: the founding, which is epoch 0, and this node's first disk.
     pub(crate) fn follow(&self, view: &View) {
         let membership = &view.membership;
@@ -153,7 +171,7 @@ impl Chain {
             }
             state.first_disk = first_disk;
             if state.cells.is_empty() {
-                let ring = founding_ring(founding);
+                let ring = founding_ring(founding, self.me);
                 let mut loaded = std::mem::take(&mut state.loaded);
                 state.cells = ring
                     .partitions()
@@ -187,7 +205,7 @@ impl Chain {
         let state = self.state();
         match state.cells.get(partition.0 as usize) {
             Some(cell) => cell.members.clone(),
-            None => Members::new(0, Vec::new()),
+            None => Arc::default(),
         }
     }
 
@@ -201,10 +219,23 @@ impl Chain {
         self.serving_unless(partition, planted::is(Bug::NoSealOnWrites))
     }
 
+    /// Whether what this node serves may count as a home's.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.confirmed.load(Ordering::SeqCst)
+    }
+
+    /// It may, from here on.
+    pub(crate) fn set_confirmed(&self) {
+        self.confirmed.store(true, Ordering::SeqCst);
+        self.changed.tell();
+    }
+
     fn serving_unless(&self, partition: u32, seal_ignored: bool) -> u64 {
         let state = self.state();
         match state.cells.get(partition as usize) {
-            Some(cell) if cell.is_member && (seal_ignored || !cell.is_sealed()) => cell.members.epoch,
+            Some(cell) if cell.is_member && self.is_confirmed() && (seal_ignored || !cell.is_sealed()) => {
+                cell.members.epoch
+            }
             _ => Stamp::NO_EPOCH,
         }
     }
@@ -235,9 +266,14 @@ impl Chain {
     }
 }
 
-fn founding_ring(founding: &Founding) -> Ring {
-    let tokens = dynkv_ring::EqualTokens::found(founding.partitions, founding.replicas, founding.members.clone());
-    tokens.expect("an entry's founding is valid and lists no node twice").ring()
+/// The ring of the founding alone, whatever has happened since.
+fn founding_ring(founding: &Founding, me: NodeId) -> Ring {
+    let mut history = History::new();
+    if let Ok(entry) = Entry::new(0, me, Change::Found(founding.clone())) {
+        // The first entry there is room for.
+        let _ = history.insert(entry);
+    }
+    Membership::fold(&history).ring().clone()
 }
 
 fn founded(ring: &Ring, partition: PartitionId) -> Cell {
@@ -415,5 +451,26 @@ impl Chain {
         self.storage.submit(Durability::Disk, apply)?;
         let result = written.await.unwrap_or(Err(StorageError::Closed))?;
         result.ok_or_else(|| StorageError::Failed { reason: format!("there is no partition {partition} before the founding") })
+    }
+}
+
+#[cfg(test)]
+impl Chain {
+    /// That of a cluster with this node as its only member.
+    pub(crate) fn alone(storage: Arc<dyn Storage>) -> Arc<Chain> {
+        let me: NodeId = "n1".parse().expect("a good id");
+        let chain = Chain::load(storage, me, 1).expect("nothing unreadable is stored");
+        let members = vec![dynkv_ring::Member::new(me)];
+        let founding =
+            Founding { cluster: "test".into(), partitions: dynkv_ring::PartitionCount::MIN, replicas: 1, members };
+        chain.change(|state| {
+            let ring = founding_ring(&founding, me);
+            state.first_disk = Some(1);
+            state.cells = ring.partitions().ids().map(|partition| founded(&ring, partition)).collect();
+            for cell in &mut state.cells {
+                chain.review(cell, Some(1));
+            }
+        });
+        Arc::new(chain)
     }
 }

@@ -36,18 +36,20 @@ pub(super) enum Attempted {
     Aborted,
 }
 
-/// Proposes that `wanted` follow on `members`.
+/// Proposes that `wanted` follow on `members`, of whom `gone` serve nobody any more, under a ballot above `highest`, which becomes the highest one heard of.
 pub(super) async fn attempt(
     node: &Arc<Shared>,
     view: &View,
     partition: PartitionId,
     members: &Arc<Members>,
     wanted: Vec<Holder>,
+    gone: &[NodeId],
+    highest: &mut Round,
 ) -> Attempted {
-    let known = node.chain.promised(partition.0);
+    let known = node.chain.promised(partition.0).max(*highest);
     let ballot = Round(known.0.saturating_add(1), node.env.random());
-    let proposal = Proposal { node, partition: partition.0, members, ballot };
-    let Some(promises) = proposal.prepare(view).await else { return Attempted::Lost };
+    let proposal = Proposal { node, partition: partition.0, members, ballot, gone };
+    let Some(promises) = proposal.prepare(view, highest).await else { return Attempted::Lost };
     let (chosen, aborted) = match promises.accepted {
         Some(accepted) if !planted::is(Bug::AcceptedIgnored) => (accepted.members, false),
         _ => match proposal.join(&wanted, &promises.sealed).await {
@@ -68,6 +70,7 @@ struct Proposal<'a> {
     partition: u32,
     members: &'a Arc<Members>,
     ballot: Round,
+    gone: &'a [NodeId],
 }
 
 /// What the members have promised.
@@ -79,13 +82,14 @@ struct Promises {
 }
 
 impl Proposal<'_> {
-    async fn prepare(&self, view: &View) -> Option<Promises> {
-        let Proposal { node, partition, members, ballot } = *self;
+    async fn prepare(&self, view: &View, highest: &mut Round) -> Option<Promises> {
+        let Proposal { node, partition, members, ballot, gone } = *self;
         let request = ChainPrepare { partition, epoch: members.epoch, ballot };
         let own = node.chain.prepare(partition, members.epoch, ballot);
         let votes = self.ask(&request, own, |reply: ChainPrepareReply| reply.vote).await;
         let mut promises = Promises { sealed: Vec::new(), accepted: None };
         for (holder, vote) in votes {
+            *highest = vote.promised.max(*highest);
             if vote.configuration.epoch != members.epoch || vote.promised != ballot {
                 continue;
             }
@@ -95,7 +99,7 @@ impl Proposal<'_> {
                 promises.accepted = accepted;
             }
         }
-        let gone = members.homes.iter().filter(|home| view.membership.departure(home).is_some() && !promises.sealed.contains(home));
+        let gone = gone.iter().filter(|home| !promises.sealed.contains(home));
         let freshness = Freshness::of(view, members.holders.len());
         let enough = match promises.accepted {
             // Its proposer had the rest.
@@ -130,7 +134,7 @@ impl Proposal<'_> {
     }
 
     async fn accept(&self, chosen: Vec<Holder>) -> bool {
-        let Proposal { node, partition, members, ballot } = *self;
+        let Proposal { node, partition, members, ballot, .. } = *self;
         let accepted = Accepted { ballot, members: chosen.clone() };
         let request = ChainAccept { partition, epoch: members.epoch, ballot, members: chosen.clone() };
         let own = node.chain.accept(partition, members.epoch, accepted);
@@ -174,7 +178,7 @@ impl Proposal<'_> {
                 false => None,
             }
         };
-        let (own, others) = futures_util::join!(own, join_all(asked));
+        let (own, others) = tokio::join!(own, join_all(asked));
         let mine = self.members.holders.iter().find(|holder| holder.node == me);
         let mut votes: Vec<(Holder, Vote)> = mine.cloned().zip(own).into_iter().collect();
         for (holder, answer) in others {

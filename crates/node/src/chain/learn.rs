@@ -7,7 +7,7 @@ use std::{
 };
 
 use dynkv_ring::{NodeId, PartitionId};
-use futures_util::future::join_all;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use thiserror::Error;
 use tokio::time::Instant;
 
@@ -23,7 +23,10 @@ use crate::{
 const READ_MAX: Duration = Duration::from_secs(8);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// Which partitions this node has compared with which members, since it began to hold them: all that differed then was mended.
+/// How often to look for members that have come up.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Which partitions this node has read from which members: all that it lacked then.
 #[derive(Default)]
 pub(crate) struct Learned(Mutex<BTreeMap<u32, BTreeSet<NodeId>>>);
 
@@ -33,8 +36,8 @@ impl Learned {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// This node has mended what differed between it and `peer` in `partitions`.
-    pub(crate) fn compared(&self, peer: NodeId, partitions: impl IntoIterator<Item = u32>) {
+    /// This node has read `partitions` from `peer`.
+    fn read(&self, peer: NodeId, partitions: impl IntoIterator<Item = u32>) {
         let mut learned = self.lock();
         for partition in partitions {
             learned.entry(partition).or_default().insert(peer);
@@ -46,7 +49,61 @@ impl Learned {
     }
 }
 
-/// Those of `partitions` of which this node holds about everything: it has compared itself with every member that is up, and with one at least.
+/// Reads what this node needs to become a member of partitions that the ring wants here, until the node stops: in bulk, from all members at once, as background work. What has been
+/// read stays, so nothing is read twice after an interruption.
+pub(crate) async fn run(node: Arc<Shared>) {
+    let mut passes = FuturesUnordered::new();
+    let mut under_way = BTreeSet::new();
+    let mut changed = node.chain.subscribe();
+    loop {
+        for (peer, partitions) in unread(&node) {
+            if node.peers.is_reachable(peer) && under_way.insert(peer) {
+                let node = &node;
+                passes.push(async move {
+                    match entropy::learn(node, peer, &partitions).await {
+                        Ok(learned) => node.learned.read(peer, learned),
+                        Err(error) => tracing::debug!(%peer, %error, "a member was not read to the end"),
+                    }
+                    peer
+                });
+            }
+        }
+        tokio::select! {
+            biased;
+            Some(peer) = passes.next() => drop(under_way.remove(&peer)),
+            () = changed.changed() => {}
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+    }
+}
+
+/// Which members have what this node has not read yet.
+fn unread(node: &Shared) -> BTreeMap<NodeId, BTreeSet<u32>> {
+    let view = node.cluster.view();
+    let mut unread = BTreeMap::<NodeId, BTreeSet<u32>>::new();
+    if node.cluster.serving(&view).is_err() {
+        return unread;
+    }
+    let me = node.cluster.me.id;
+    let learned = node.learned.lock();
+    for partition in view.membership.partitions().ids().filter(|partition| node.chain.holds(partition.0)) {
+        let members = node.chain.members(partition);
+        let target = target(&view, partition);
+        let Some(mine) = target.iter().find(|holder| holder.node == me) else { continue };
+        if members.holders.contains(mine) {
+            continue;
+        }
+        let read = learned.get(&partition.0);
+        for home in members.homes.iter().filter(|home| **home != me) {
+            if read.is_none_or(|read| !read.contains(home)) {
+                unread.entry(*home).or_default().insert(partition.0);
+            }
+        }
+    }
+    unread
+}
+
+/// Those of `partitions` of which this node holds about everything: it has read every member that is up, and one at least.
 pub(crate) fn ready(node: &Shared, partitions: &[u32]) -> Vec<u32> {
     if node.cluster.serving(&node.cluster.view()).is_err() {
         return Vec::new();

@@ -29,7 +29,7 @@ use std::{
 
 use bytes::Bytes;
 use dynkv_net::Class;
-use dynkv_proto::{ChainReady, ChainReadyReply, Frame, Holder};
+use dynkv_proto::{ChainReady, ChainReadyReply, Frame, Holder, Round};
 use dynkv_ring::{NodeId, PartitionId};
 use futures_util::{StreamExt, future::join_all, stream};
 use tokio::time::{Instant, timeout};
@@ -63,6 +63,8 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Default)]
 struct Pace {
     not_before: BTreeMap<u32, Instant>,
+    /// The highest ballots that others have promised.
+    highest: BTreeMap<u32, Round>,
     impatient_at: BTreeMap<u32, Instant>,
 }
 
@@ -103,17 +105,30 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
         return;
     }
     let ready = ask_ready(node, &proposals).await;
+    if std::env::var("CHAIN").is_ok() { eprintln!("{} {:?} proposals {:?} ready {:?}", node.cluster.me.id, Instant::now(), proposals.iter().map(|p| (p.partition, p.members.clone(), p.target.clone())).collect::<Vec<_>>().first(), ready); }
     let attempts = proposals.into_iter().filter_map(|proposal| {
         let Proposal { partition, members, target } = proposal;
         let wanted = next(&members.holders, &target, |holder| ready.contains(&(holder.node, partition.0)));
         let is_moved = wanted.len() != members.holders.len() || wanted.iter().any(|holder| !members.holders.contains(holder));
+        let gone: Vec<NodeId> =
+            members.holders.iter().filter(|holder| is_gone(&view, holder, partition, &ready)).map(|holder| holder.node).collect();
+        let up = members.homes.iter().filter(|home| is_up(node, home) && !gone.contains(home)).count();
+        // A seal that cannot be followed by a decision only stops requests.
+        if !Freshness::of(&view, members.holders.len()).may_choose(up, gone.len()) {
+            return None;
+        }
         let view = &view;
-        (is_moved || node.chain.is_sealed(partition.0))
-            .then(|| async move { (partition, attempt(node, view, partition, &members, wanted).await) })
+        let mut highest = pace.highest.get(&partition.0).copied().unwrap_or_default();
+        (is_moved || node.chain.is_sealed(partition.0)).then(|| async move {
+            let attempted = attempt(node, view, partition, &members, wanted, &gone, &mut highest).await;
+            (partition, attempted, highest)
+        })
     });
     let mut attempts = stream::iter(attempts.collect::<Vec<_>>()).buffer_unordered(CHANGES_MAX);
-    while let Some((partition, attempted)) = attempts.next().await {
+    while let Some((partition, attempted, highest)) = attempts.next().await {
+        pace.highest.insert(partition.0, highest);
         node.metrics.configuration_attempts.inc();
+    if std::env::var("CHAIN").is_ok() { eprintln!("{} {:?} {partition} {attempted:?}", node.cluster.me.id, Instant::now()); }
         if attempted != Attempted::Decided {
             let jitter = Duration::from_millis(node.env.random() % BACKOFF.as_millis() as u64);
             pace.not_before.insert(partition.0, Instant::now() + BACKOFF + jitter);
@@ -121,11 +136,20 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
     }
 }
 
+fn is_up(node: &Shared, other: &NodeId) -> bool {
+    *other == node.cluster.me.id || node.peers.is_reachable(*other)
+}
+
+/// Whether a member serves nobody any more, for certain: it is gone from the cluster, or its node has another disk that is admitted, which is what it says by being ready.
+fn is_gone(view: &View, member: &Holder, partition: PartitionId, ready: &BTreeSet<(NodeId, u32)>) -> bool {
+    let replaced = ready.contains(&(member.node, partition.0)) && target::holder(view, &member.node).as_ref() != Some(member);
+    view.membership.departure(&member.node).is_some() || replaced
+}
+
 /// The changes that this node should propose now.
 fn proposals(node: &Shared, view: &View, pace: &mut Pace) -> Vec<Proposal> {
     let now = Instant::now();
     let me = node.cluster.me.id;
-    let is_up = |home: &NodeId| *home == me || node.peers.is_reachable(*home);
     let mut proposals = Vec::new();
     for partition in view.membership.partitions().ids() {
         let members = node.chain.members(partition);
@@ -141,18 +165,13 @@ fn proposals(node: &Shared, view: &View, pace: &mut Pace) -> Vec<Proposal> {
         let impatient_at = *pace.impatient_at.entry(partition.0).or_insert_with(|| {
             now + SEALED_MAX + Duration::from_millis(node.env.random() % SEALED_MAX.as_millis() as u64)
         });
-        let is_first = members.homes.iter().find(|home| is_up(home)) == Some(&me);
+        let is_first = members.homes.iter().find(|home| is_up(node, home)) == Some(&me);
         let mine = is_first && !there || sealed && impatient_at <= now;
         let waits = pace.not_before.get(&partition.0).is_some_and(|at| *at > now);
         if !mine || waits || target.is_empty() {
             continue;
         }
-        // A seal that cannot be followed by a decision only stops requests.
-        let up = members.homes.iter().filter(|home| is_up(home)).count();
-        let gone = members.homes.iter().filter(|home| !is_up(home) && view.membership.departure(home).is_some()).count();
-        if Freshness::of(view, members.holders.len()).may_choose(up, gone) {
-            proposals.push(Proposal { partition, members, target });
-        }
+        proposals.push(Proposal { partition, members, target });
     }
     proposals
 }

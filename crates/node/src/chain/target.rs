@@ -14,7 +14,7 @@ pub(crate) fn target(view: &View, partition: PartitionId) -> Vec<Holder> {
 }
 
 /// A member of the cluster as a holder.
-fn holder(view: &View, node: &NodeId) -> Option<Holder> {
+pub(super) fn holder(view: &View, node: &NodeId) -> Option<Holder> {
     let state = view.membership.member(node)?;
     // One whose disk is not named yet has its first one.
     let disk = state.disk.filter(|_| state.disk != state.first_disk).unwrap_or(Holder::FIRST_DISK);

@@ -13,14 +13,14 @@ use bytes::{Bytes, BytesMut};
 use dynkv_net::Class;
 use dynkv_proto::{
     Conflict, ContextToken, Digest, FailureCode, Frame, Get, GetReply, Marks, ReplicaGet, ReplicaGetReply,
-    State, VersionHeader,
+    Stamp, State, VersionHeader,
 };
 use dynkv_ring::NodeId;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
-    Answer, Context, checked_key, effective, failure,
+    Answer, Context, checked_key, effective, failure, follow,
     quorum::{Asked, Need, Quorum, Verdict},
     replicate::fallbacks,
 };
@@ -46,13 +46,13 @@ const HEDGE_MAX: Duration = Duration::from_millis(500);
 /// After the answer, stragglers are waited for this long, to be repaired if they are behind.
 const STRAGGLERS: Duration = Duration::from_secs(2);
 
-pub(super) async fn get(node: Arc<Shared>, context: Context, request: Get, answer: Answer) {
+pub(super) async fn get(node: Arc<Shared>, mut context: Context, request: Get, answer: Answer) {
     let view = &context.view;
     let key = match checked_key(view, &request.bucket, &request.key) {
         Ok(key) => key,
         Err(failure) => return answer.failed(&failure),
     };
-    let homes = view.membership.ring().homes(key.partition).len();
+    let homes = context.members.homes.len();
     let properties = effective(&context, homes, |properties| {
         properties.r = request.r.unwrap_or(properties.r);
         properties.pr = request.pr.unwrap_or(properties.pr.min(properties.r));
@@ -66,15 +66,26 @@ pub(super) async fn get(node: Arc<Shared>, context: Context, request: Get, answe
         need =
             Need { replicas: need.replicas.saturating_sub(1), homes: need.homes.saturating_sub(1), ..need };
     }
-    let mut read = match Read::new(&node, &context, &key, need) {
-        Ok(read) => read,
-        Err(failure) => return answer.failed(&failure),
+    let read = loop {
+        let mut read = Read::new(&node, &context, &key, need);
+        match read.until_met().await {
+            Ok(()) => break read,
+            Err(Missed::Failed(failure)) => return answer.failed(&failure),
+            Err(Missed::Elsewhere(elsewhere)) => {
+                drop(read);
+                follow(&node, &mut context, key.partition, elsewhere).await;
+            }
+        }
     };
-    match read.until_met().await {
-        Ok(()) => answer_with(&node, &context, &key, &read, answer),
-        Err(failure) => return answer.failed(&failure),
-    }
+    answer_with(&node, &context, &key, &read, answer);
     read.repair().await;
+}
+
+/// Why a read came to nothing.
+enum Missed {
+    /// Homes are needed, and these serve nobody at this epoch: it is to start over under the next members.
+    Elsewhere(Vec<NodeId>),
+    Failed(dynkv_proto::Failure),
 }
 
 /// The merged state of a key, for a listing that must know whether it is live.
@@ -84,9 +95,12 @@ pub(super) async fn read_merged(
     key: &Key,
     need: Need,
 ) -> Result<State, dynkv_proto::Failure> {
-    let mut read = Read::new(node, context, key, need)?;
-    read.until_met().await?;
-    Ok(read.merged)
+    let mut read = Read::new(node, context, key, need);
+    match read.until_met().await {
+        Ok(()) => Ok(read.merged),
+        Err(Missed::Failed(failure)) => Err(failure),
+        Err(Missed::Elsewhere(_)) => Err(read.missed(FailureCode::Quorum)),
+    }
 }
 
 fn answer_with(node: &Shared, context: &Context, key: &Key, read: &Read<'_>, answer: Answer) {
@@ -120,7 +134,10 @@ enum Answered {
     Holds(Option<Incoming>),
 }
 
-type Answers<'a> = FuturesUnordered<BoxFuture<'a, (Asked, Result<(Answered, Marks), String>)>>;
+/// What a replica has answered, under which marks, and whether it counts as a home's.
+type Heard = (Answered, Marks, bool);
+
+type Answers<'a> = FuturesUnordered<BoxFuture<'a, (Asked, Result<Heard, String>)>>;
 
 /// An answer that counts.
 struct Taken {
@@ -168,9 +185,9 @@ impl<'a> Read<'a> {
         context: &'a Context,
         key: &'a Key,
         need: Need,
-    ) -> Result<Read<'a>, dynkv_proto::Failure> {
+    ) -> Read<'a> {
         let me = node.cluster.me.id;
-        let homes = context.view.membership.ring().homes(key.partition);
+        let homes = &context.members.homes;
         let mut unasked: Vec<NodeId> = homes.iter().copied().filter(|home| *home != me).collect();
         node.peers.sort_by_latency(&mut unasked);
         unasked.reverse();
@@ -193,7 +210,9 @@ impl<'a> Read<'a> {
             taken: Vec::new(),
             fastest: None,
         };
-        let place = Place::of(&context.view, key, &me);
+        let place = Place::of(homes, &me);
+        // Before anything is read.
+        let counts = node.chain.serving(key.partition.0) == context.members.epoch;
         let slot = match &place {
             Place::Home => me,
             Place::Fallback(homes) => homes.first().copied().unwrap_or(me),
@@ -202,14 +221,21 @@ impl<'a> Read<'a> {
         read.quorum.asked(own);
         match read.read_own(&place) {
             Ok(marks) => {
-                read.quorum.answered(own);
+                read.answered(own, counts);
                 read.taken.push(Taken { asked: own, marks, digest: read.own, state: None });
                 read.fastest = (slot == me).then_some(me);
             }
             Err(error) => read.failed(own, error.to_string()),
         }
         while read.quorum.verdict() == Verdict::Missed && read.ask_next(false) {}
-        Ok(read)
+        read
+    }
+
+    fn answered(&mut self, asked: Asked, counts: bool) {
+        match counts {
+            true => self.quorum.answered(asked),
+            false => self.quorum.answered_uncounted(asked),
+        }
     }
 
     /// Returns the marks under which it was read.
@@ -237,7 +263,7 @@ impl<'a> Read<'a> {
             return false;
         }
         let (node, context, key) = (self.node, self.context, self.key);
-        let homes = context.view.membership.ring().homes(key.partition);
+        let homes = &context.members.homes;
         let vacant = |home: &&NodeId| match self.quorum.hopes_for(home) {
             None => true,
             Some(hope) => late && hope == **home && !self.quorum.is_filled(home),
@@ -255,10 +281,11 @@ impl<'a> Read<'a> {
 
     fn ask(&mut self, asked: Asked) {
         self.quorum.asked(asked);
+        let epoch = self.context.members.epoch;
         let request = ReplicaGet {
             bucket: self.key.bucket.clone(),
             key: self.key.key.clone().into(),
-            stamp: self.node.replica.stamp(self.key),
+            stamp: Stamp(epoch, self.node.replica.stamp(self.key).1),
             have: self.own,
             promise: false,
         };
@@ -268,9 +295,7 @@ impl<'a> Read<'a> {
             let answer =
                 node.peers.request::<ReplicaGetReply>(asked.node, Class::Foreground, frame, timeout).await;
             let answered = answer.map_err(|error| error.to_string()).and_then(|(reply, state)| {
-                if reply.stamp.0 != request.stamp.0 {
-                    return Err(format!("it is at epoch {}, not {}", reply.stamp.0, request.stamp.0));
-                }
+                let counts = reply.stamp.0 == epoch || planted::is(Bug::EpochUnchecked);
                 let marks = reply.stamp.1;
                 let answered = match (reply.same, state.is_empty()) {
                     (true, _) => Answered::Same,
@@ -280,7 +305,7 @@ impl<'a> Read<'a> {
                         Answered::Holds(Some(incoming))
                     }
                 };
-                Ok((answered, marks))
+                Ok((answered, marks, counts))
             });
             (asked, answered)
         };
@@ -293,7 +318,7 @@ impl<'a> Read<'a> {
     }
 
     /// Waits for the quorum; asks further homes when answers fail or are late.
-    async fn until_met(&mut self) -> Result<(), dynkv_proto::Failure> {
+    async fn until_met(&mut self) -> Result<(), Missed> {
         let mut hedge_at = Instant::now() + self.hedge_after();
         let mut may_hedge = true;
         loop {
@@ -303,13 +328,19 @@ impl<'a> Read<'a> {
                     self.node.metrics.hedged_reads.inc();
                     continue;
                 }
-                Verdict::Missed => return Err(self.missed(FailureCode::Quorum)),
+                Verdict::Missed => {
+                    let elsewhere: Vec<NodeId> = self.quorum.uncounted().collect();
+                    return Err(match elsewhere.is_empty() || self.context.time_left().is_zero() {
+                        true => Missed::Failed(self.missed(FailureCode::Quorum)),
+                        false => Missed::Elsewhere(elsewhere),
+                    });
+                }
                 Verdict::Waiting => {}
             }
             tokio::select! {
                 biased;
                 Some((asked, answered)) = self.answers.next() => self.take(asked, answered),
-                () = tokio::time::sleep_until(self.context.deadline) => return Err(self.missed(FailureCode::Timeout)),
+                () = tokio::time::sleep_until(self.context.deadline) => return Err(Missed::Failed(self.missed(FailureCode::Timeout))),
                 () = tokio::time::sleep_until(hedge_at), if may_hedge => {
                     may_hedge = self.ask_next(true);
                     if may_hedge {
@@ -322,13 +353,12 @@ impl<'a> Read<'a> {
     }
 
     fn hedge_after(&self) -> Duration {
-        let homes = self.context.view.membership.ring().homes(self.key.partition);
-        let usual = homes.iter().map(|home| self.node.peers.latency(*home)).max().unwrap_or_default();
+        let usual = self.context.members.homes.iter().map(|home| self.node.peers.latency(*home)).max().unwrap_or_default();
         (usual * HEDGE_FACTOR).clamp(HEDGE_MIN, HEDGE_MAX)
     }
 
-    fn take(&mut self, asked: Asked, answered: Result<(Answered, Marks), String>) {
-        let taken = answered.and_then(|(answered, marks)| {
+    fn take(&mut self, asked: Asked, answered: Result<Heard, String>) {
+        let taken = answered.and_then(|(answered, marks, counts)| {
             let (digest, state) = match answered {
                 Answered::Same => (self.own, None),
                 Answered::Holds(None) => (None, None),
@@ -337,9 +367,9 @@ impl<'a> Read<'a> {
                     (Some(digest), Some(incoming.state))
                 }
             };
-            Ok(Taken { asked, marks, digest, state })
+            Ok((Taken { asked, marks, digest, state }, counts))
         });
-        let taken = match taken {
+        let (taken, counts) = match taken {
             Ok(taken) => taken,
             Err(error) => return self.failed(asked, error),
         };
@@ -347,7 +377,7 @@ impl<'a> Read<'a> {
             // This node is about to stop serving; what it holds is set aside below.
             self.errors.push(format!("{}: {error}", self.node.cluster.me.id));
         }
-        self.quorum.answered(asked);
+        self.answered(asked, counts);
         if asked.node == asked.slot {
             self.held.insert(asked.node, taken.digest);
             self.fastest.get_or_insert(asked.node);
@@ -428,7 +458,7 @@ impl<'a> Read<'a> {
         let marks = self.taken.iter().map(|taken| Some(taken.marks)).reduce(|a, b| settle::together(a?, b?));
         let Some(marks) = marks.flatten() else { return };
         let me = self.node.cluster.me.id;
-        let source = Source::At(Place::of(&self.context.view, self.key, &me), self.conflict);
+        let source = Source::At(Place::of(&self.context.members.homes, &me), self.conflict);
         let how = How { class: Class::Background, durable: false, hint_for: None, timeout: STRAGGLERS };
         let mut repairs = FuturesUnordered::new();
         let mut own_behind = false;
@@ -465,7 +495,7 @@ async fn unite(
     incoming: Incoming,
 ) -> Result<(), TakeError> {
     let (sender, united) = oneshot::channel();
-    let done = |outcome: Result<(), TakeError>| drop(sender.send(outcome));
+    let done = |outcome: Result<u64, TakeError>| drop(sender.send(outcome.map(drop)));
     node.replica.unite(key, incoming, conflict, Durability::Memory, done)?;
     united.await.unwrap_or(Err(StorageError::Closed.into()))
 }

@@ -28,7 +28,7 @@ pub(super) async fn list(node: Arc<Shared>, context: Context, request: List, ans
 
 async fn page(node: &Arc<Shared>, context: &Context, request: &List) -> Result<ListReply, Failure> {
     let partition = PartitionId(request.partition);
-    let mut homes = context.view.membership.ring().homes(partition).to_vec();
+    let mut homes = context.members.homes.to_vec();
     let properties = effective(context, homes.len(), |_| {})?;
     // Any acknowledged write is on w of the homes, so it is on one of any n - w + 1.
     let wanted = usize::from(properties.r).max(homes.len() + 1 - usize::from(properties.w));

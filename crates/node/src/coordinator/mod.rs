@@ -18,9 +18,11 @@ use dynkv_proto::{
     check_bucket_name,
 };
 use dynkv_ring::{NodeId, PartitionId, Position};
+use futures_util::future::join_all;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 use crate::{
+    chain::{self, Members},
     cluster::View,
     key::Key,
     metrics::{Ending, Metrics, Operation},
@@ -85,11 +87,6 @@ pub(crate) trait Coordinated: Request {
     /// Whether a node that is no home coordinates it when no home can be reached.
     const FALLS_BACK: bool;
 
-    /// Nodes that can coordinate it, in the order of the preference list.
-    fn homes<'a>(&self, view: &'a View) -> &'a [NodeId] {
-        self.partition(view).map_or(&[], |partition| view.membership.ring().homes(partition))
-    }
-
     /// Carries it out on a node that can, and answers.
     fn run(
         self,
@@ -100,9 +97,11 @@ pub(crate) trait Coordinated: Request {
     ) -> impl Future<Output = ()> + Send;
 }
 
-/// What every coordinated request works under, from beginning to end.
+/// What every coordinated request works under.
 pub(crate) struct Context {
     pub(crate) view: Arc<View>,
+    /// Who serves its partition: nobody if there is no such partition. A request that waits for the next ones goes on under those.
+    pub(crate) members: Arc<Members>,
     pub(crate) properties: BucketProperties,
     pub(crate) deadline: Instant,
 }
@@ -112,6 +111,9 @@ impl Context {
         self.deadline.saturating_duration_since(Instant::now())
     }
 }
+
+/// How long a request waits for the members that follow before it tries those that it knows once more: a few round trips.
+const FOLLOW_PAUSE: Duration = Duration::from_millis(50);
 
 /// Takes a client's request: checks it, then coordinates or forwards it in a task of its own.
 pub(crate) fn accept<R: Coordinated + Send + 'static>(
@@ -152,18 +154,44 @@ pub(crate) fn accept<R: Coordinated + Send + 'static>(
     let (timeout_ms, hops) = request.way();
     let (timeout, forwarded) = (Duration::from_millis(u64::from(*timeout_ms)).min(RETRY_WINDOW), hops.0 > 0);
     let properties = view.buckets.get(request.bucket()).clone();
-    let context = Context { deadline: answer.arrived + timeout, properties, view };
+    let members = match request.partition(&view) {
+        Some(partition) => node.chain.members(partition),
+        None => Arc::default(),
+    };
+    let context = Context { deadline: answer.arrived + timeout, properties, view, members };
     let node = node.clone();
-    let is_home = request.homes(&context.view).contains(&node.cluster.me.id);
+    let is_home = context.members.homes.contains(&node.cluster.me.id);
     if is_home {
         tokio::spawn(request.run(node, context, body, answer));
     } else if !forwarded {
         tokio::spawn(forward::forward(node, context, request, body, answer));
     } else {
         let message =
-            format!("node {} holds no replica of this key in its view of the ring", node.cluster.me.id);
+            format!("node {} is no home of this key, as far as it knows", node.cluster.me.id);
         answer.failed(&failure(&context.view, FailureCode::NotHome, message));
     }
+}
+
+/// Waits for the members that follow those of `context`, because some of these, `elsewhere`, have said that they serve nobody at its epoch. They are asked for what they know, and a
+/// decision that is under way is waited for a little: the caller tries again. Says whether there is time for that.
+async fn follow(
+    node: &Arc<Shared>,
+    context: &mut Context,
+    partition: PartitionId,
+    elsewhere: Vec<NodeId>,
+) -> bool {
+    node.metrics.requests_started_over.inc();
+    let mut news = node.chain.subscribe();
+    let told = elsewhere.into_iter().map(|other| chain::spread::agree(node, other, partition));
+    let until = context.deadline.min(Instant::now() + FOLLOW_PAUSE);
+    drop(tokio::time::timeout_at(until, join_all(told)).await);
+    while node.chain.members(partition).epoch == context.members.epoch {
+        if tokio::time::timeout_at(until, news.changed()).await.is_err() {
+            break;
+        }
+    }
+    context.members = node.chain.members(partition);
+    Instant::now() < context.deadline
 }
 
 /// A refusal that says under which view it was made.

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::{
     Answer, Context, checked_key, effective, failure,
     quorum::Need,
-    replicate::{Placed, replicate},
+    replicate::{Own, Placed, fallbacks, replicate},
     unknown,
 };
 use crate::{
@@ -46,7 +46,7 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         Err(failure) => return answer.failed(&failure),
     };
     let position = key.position;
-    let place = Place::of(&context.view, &key, &node.cluster.me.id);
+    let place = Place::of(&context.members.homes, &node.cluster.me.id);
     let tried = request.tried;
     let mint = Mint {
         context: token,
@@ -84,6 +84,7 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
     if possible_duplicate {
         node.metrics.puts_possible_duplicate.inc();
     }
+    let view = context.view.digest;
     let reply = |got: Need| PutReply {
         context: ContextToken::new(position, minted.context.clone(), minted.time, Some(node.cluster.me.id))
             .encode()
@@ -94,7 +95,7 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         homes: got.homes,
         durable: got.durable,
         possible_duplicate,
-        view: context.view.digest,
+        view,
     };
     let slot = match &place {
         Place::Home => node.cluster.me.id,
@@ -105,8 +106,9 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         }
     };
     let held = Held { state: minted.state.clone(), marks: minted.stamp.1 };
-    let placed = Placed { held, dot: minted.dot, place, slot, written };
-    replicate(&node, &context, &key, placed, &properties, answer, reply).await;
+    let own = Own::Written { slot, epoch: minted.stamp.0, outcome: written };
+    let placed = Placed { held, dot: minted.dot, place, own };
+    replicate(&node, context, &key, placed, &properties, answer, reply).await;
 }
 
 /// Refuses what can be refused before anything is written.
@@ -118,7 +120,7 @@ fn check(
 ) -> Result<(Key, ContextToken, BucketProperties), Failure> {
     let view = &context.view;
     let key = checked_key(view, &request.bucket, &request.key)?;
-    let homes = view.membership.ring().homes(key.partition);
+    let homes = &context.members.homes;
     let properties = effective(context, homes.len(), |properties| {
         properties.w = request.w.unwrap_or(properties.w);
         // A quorum lowered for one request lowers what is part of it, unless that is asked for, too.
@@ -186,8 +188,8 @@ fn check_reachable(
         format!("{homes_reachable} of the {} home replicas", properties.pw)
     } else if homes_reachable < wanted {
         // Others stand in for the homes.
-        let walk = context.view.membership.ring().preference(key.partition);
-        let all = walk.filter(|member| reachable(&member.id)).count();
+        let walk = fallbacks(node, context, key);
+        let all = homes_reachable + walk.iter().filter(|id| reachable(id)).count();
         if all >= wanted {
             return Ok(());
         }
@@ -268,7 +270,7 @@ async fn ask_others(
     };
     let frame = Frame::new(&question, Bytes::new());
     let timeout = context.time_left() / SEEN_SHARE;
-    let mut answers: FuturesUnordered<_> = coordinators(context, key, tried)
+    let mut answers: FuturesUnordered<_> = coordinators(context, tried)
         .into_iter()
         .filter(|id| *id != node.cluster.me.id)
         .map(|id| node.peers.request::<PutSeenReply>(id, Class::Foreground, frame.clone(), timeout))
@@ -291,12 +293,11 @@ async fn ask_others(
 }
 
 /// Who may have coordinated earlier attempts: any member, when the client does not know whom it asked.
-fn coordinators(context: &Context, key: &Key, tried: Option<&[NodeId]>) -> BTreeSet<NodeId> {
-    let membership = &context.view.membership;
-    let homes = membership.ring().homes(key.partition).iter().copied();
+fn coordinators(context: &Context, tried: Option<&[NodeId]>) -> BTreeSet<NodeId> {
+    let homes = context.members.homes.iter().copied();
     match tried {
         Some(tried) if tried.len() <= TRIED_MAX => homes.chain(tried.iter().copied()).collect(),
-        _ => membership.members().map(|state| state.member.id).collect(),
+        _ => context.view.membership.members().map(|state| state.member.id).collect(),
     }
 }
 
@@ -317,7 +318,7 @@ async fn adopt(
     let done = |outcome: Result<(), HintError>| drop(sender.send(outcome));
     match place {
         Place::Home => {
-            let done = |outcome: Result<(), TakeError>| done(outcome.map_err(HintError::from));
+            let done = |outcome: Result<u64, TakeError>| done(outcome.map(drop).map_err(HintError::from));
             node.replica.unite(key, incoming, conflict, Durability::Memory, done)
         }
         Place::Fallback(homes) => {
@@ -338,6 +339,7 @@ fn refusal(node: &Shared, context: &Context, error: &MintError) -> Failure {
         MintError::ContextLimit { .. } => FailureCode::TooLarge,
         MintError::Clock => FailureCode::Clock,
         MintError::Superseded => FailureCode::NoAnswer,
+        MintError::NotHeld { .. } => FailureCode::NotHome,
         MintError::Counter | MintError::Hint(_) | MintError::Storage(StorageError::Busy { .. }) => {
             FailureCode::Overloaded
         }

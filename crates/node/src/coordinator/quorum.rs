@@ -54,6 +54,8 @@ pub(crate) enum Verdict {
 pub(crate) struct Quorum {
     need: Need,
     answered: Vec<Asked>,
+    /// Those of the answers of homes that do not count as ones.
+    uncounted: Vec<NodeId>,
     outstanding: Vec<Asked>,
 }
 
@@ -62,19 +64,19 @@ impl Need {
         self.replicas >= need.replicas && self.durable >= need.durable && self.homes >= need.homes
     }
 
-    /// What `answers` come to.
-    fn met_by<'a>(answers: impl Iterator<Item = &'a Asked> + Clone) -> Need {
+    /// What `answers` come to, if those of `uncounted` are not of homes.
+    fn met_by<'a>(answers: impl Iterator<Item = &'a Asked> + Clone, uncounted: &[NodeId]) -> Need {
         Need {
             replicas: matching(answers.clone()),
             durable: matching(answers.clone().filter(|asked| asked.durable)),
-            homes: matching(answers.filter(|asked| asked.is_home())),
+            homes: matching(answers.filter(|asked| asked.is_home() && !uncounted.contains(&asked.node))),
         }
     }
 }
 
 impl Quorum {
     pub(crate) fn new(need: Need) -> Quorum {
-        Quorum { need, answered: Vec::new(), outstanding: Vec::new() }
+        Quorum { need, answered: Vec::new(), uncounted: Vec::new(), outstanding: Vec::new() }
     }
 
     /// A node was asked to fill a slot.
@@ -86,6 +88,19 @@ impl Quorum {
     pub(crate) fn answered(&mut self, asked: Asked) {
         self.failed(asked);
         self.answered.push(asked);
+    }
+
+    /// It did, but serves nobody at the epoch of the request: it counts as somebody who is no home.
+    pub(crate) fn answered_uncounted(&mut self, asked: Asked) {
+        self.answered(asked);
+        if asked.is_home() {
+            self.uncounted.push(asked.node);
+        }
+    }
+
+    /// Homes whose answers do not count as ones.
+    pub(crate) fn uncounted(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.uncounted.iter().copied()
     }
 
     /// It did not, and will not.
@@ -102,7 +117,7 @@ impl Quorum {
 
     /// Answers so far.
     pub(crate) fn got(&self) -> Need {
-        Need::met_by(self.answered.iter())
+        Need::met_by(self.answered.iter(), &self.uncounted)
     }
 
     /// Whether somebody has filled the slot of a home.
@@ -117,7 +132,7 @@ impl Quorum {
     }
 
     pub(crate) fn verdict(&self) -> Verdict {
-        let possible = || Need::met_by(self.answered.iter().chain(&self.outstanding));
+        let possible = || Need::met_by(self.answered.iter().chain(&self.outstanding), &self.uncounted);
         if self.got().covers(self.need) {
             Verdict::Met
         } else if possible().covers(self.need) {

@@ -13,7 +13,7 @@ use crate::{
     key::Key,
     record::parse_record_key,
     shared::Shared,
-    storage::StorageError,
+    storage::{StorageError, write_durably},
     trees::index::{Index, to_entries},
 };
 
@@ -35,7 +35,7 @@ fn storage_failure(node: &Shared, error: &StorageError) -> Failure {
 }
 
 /// Answers with the roots that this node shares with `from`, in short if they are equal.
-pub(crate) fn roots(
+pub(crate) async fn roots(
     node: &Shared,
     from: NodeId,
     request: &TreeRoots,
@@ -45,20 +45,26 @@ pub(crate) fn roots(
     if let Err(reason) = node.cluster.serving(&view) {
         return Err(Failure::not_done(FailureCode::NotServing, reason.to_string()));
     }
-    if view.digest != request.view {
+    if request.exact.is_none() && view.digest != request.view {
         let message = format!("node {} has another view of the cluster", node.cluster.me.id);
         return Err(Failure { view: view.digest, ..Failure::not_done(FailureCode::Stale, message) });
     }
     node.entropy.compared(from, &node.env);
-    let shares = node.entropy.shares(&view, &node.cluster.me.id);
-    let shared = shares.get(&from).map(Vec::as_slice).unwrap_or_default();
     let asked = RootsRequest::from_bytes(body).map_err(invalid)?;
-    let answer = node
-        .replica
-        .trees
-        .roots_of(&unsettling(node, shared))
-        .and_then(|roots| roots.answer(&asked))
-        .map_err(invalid)?;
+    let compared = match request.exact {
+        Some(partition) => vec![partition],
+        None => {
+            let shares = node.entropy.shares(&view, &node.chain, &node.cluster.me.id);
+            unsettling(node, shares.get(&from).map(Vec::as_slice).unwrap_or_default())
+        }
+    };
+    let roots = node.replica.trees.roots_of(&compared).and_then(|roots| roots.answer(&asked));
+    let answer = roots.map_err(invalid)?;
+    if request.exact.is_some() {
+        // The tree tells of transactions that have run.
+        let synced = write_durably(&*node.replica.storage, Vec::new()).await;
+        synced.map_err(|error| storage_failure(node, &error))?;
+    }
     Ok(sent(node, TreeRootsReply { reserved: 0 }, answer.to_bytes().into()))
 }
 
@@ -71,6 +77,7 @@ pub(super) fn unsettling(node: &Shared, partitions: &[u32]) -> Vec<u32> {
 pub(crate) fn compare(
     node: &Shared,
     from: NodeId,
+    exact: bool,
     body: &[u8],
 ) -> Result<(TreeCompareReply, Bytes), Failure> {
     node.entropy.compared(from, &node.env);
@@ -80,7 +87,7 @@ pub(crate) fn compare(
         .replica
         .trees
         .ready(span.index())
-        .filter(|tree| tree.span() == span && !node.replica.marks.is_quiet(span.index()))
+        .filter(|tree| tree.span() == span && (exact || !node.replica.marks.is_quiet(span.index())))
         .ok_or_else(|| {
             let message = format!("node {} has no tree of partition {span} now", node.cluster.me.id);
             Failure::not_done(FailureCode::Stale, message)
@@ -102,7 +109,10 @@ pub(crate) async fn states(
 ) -> Result<(StatesReply, Bytes), Failure> {
     node.entropy.compared(from, &node.env);
     // The clients of this node do not wait for it either.
-    let _turn = node.background.turn_to_answer().await;
+    let _turn = match request.urgent {
+        true => None,
+        false => Some(node.background.turn_to_answer().await),
+    };
     for asked in request.asked.iter().take(PLACES_MAX) {
         let (partition, marks) = (partition_at(node, asked.position), &node.replica.marks);
         let theirs = Marks { promise: asked.promise, ..Marks::default() };

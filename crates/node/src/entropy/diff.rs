@@ -54,7 +54,7 @@ pub(crate) async fn diff(node: Arc<Shared>, request: Diff) -> Result<DiffReply, 
             format!("node {me} is to be compared with itself: name two nodes"),
         );
     }
-    let shares = node.entropy.shares(&view, &me);
+    let shares = node.entropy.shares(&view, &node.chain, &me);
     let shared = shares.get(&peer).map(Vec::as_slice).unwrap_or_default();
     if shared.is_empty() {
         let message = format!("{me} and {peer} are not homes of the same partitions: see `dyn ring show`");
@@ -96,7 +96,7 @@ async fn compared(
     only: Option<BTreeSet<u32>>,
     shared: u32,
 ) -> Result<DiffReply, CompareError> {
-    let mut pass = Pass { node, peer: request.peer, found: Vec::new() };
+    let mut pass = Pass { node, peer: request.peer, exact: None, found: Vec::new() };
     let mut roots = pass.roots(only.as_ref()).await?;
     // Keys come in the order of their partitions, so that a limit cuts off the last ones.
     roots.differing.sort_unstable();

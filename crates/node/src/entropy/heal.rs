@@ -64,7 +64,7 @@ async fn heal(node: &Arc<Shared>, record: &Bytes) -> Result<bool, TakeError> {
     let view = node.cluster.view();
     let Some((bucket, key)) = parse_record_key(record) else { return Ok(true) };
     let key = Key::new(bucket, key, view.membership.partitions());
-    let homes = view.membership.ring().homes(key.partition);
+    let homes = node.chain.members(key.partition).homes.clone();
     if !homes.contains(&node.cluster.me.id) {
         return Ok(true);
     }

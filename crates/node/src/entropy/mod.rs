@@ -44,9 +44,9 @@ pub use self::pass::KeyDifference;
 pub(crate) use self::{
     answer::{compare, roots, states},
     diff::diff,
-    pass::find,
+    pass::{find, give_all, learn, read_all},
 };
-use crate::{cluster::View, env::Env, peers::PeerError, shared::Shared, storage::StorageError};
+use crate::{chain::Chain, cluster::View, env::Env, peers::PeerError, shared::Shared, storage::StorageError};
 
 /// A pair of nodes is compared about this often, give or take a fifth.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -65,12 +65,15 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub(crate) struct Entropy {
     due: Mutex<BTreeMap<NodeId, Instant>>,
-    shares: Mutex<Option<(Digest, Shares)>>,
+    shares: Mutex<Option<(SharesOf, Shares)>>,
     /// Told when everybody is to be compared with at once.
     now: Notify,
     diffs: diff::Diffs,
     repairs: repairs::Repairs,
 }
+
+/// The view, and the number of changes of configurations, that shares follow from.
+type SharesOf = (Digest, u64);
 
 /// Whom this node shares partitions with, and which.
 type Shares = Arc<BTreeMap<NodeId, Vec<u32>>>;
@@ -152,27 +155,32 @@ impl Entropy {
     }
 
     /// Whom `me` shares partitions with.
-    pub(crate) fn shares(&self, view: &View, me: &NodeId) -> Shares {
+    pub(crate) fn shares(&self, view: &View, chain: &Chain, me: &NodeId) -> Shares {
+        let of = (view.digest, chain.changes());
         let mut cached = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
         match &*cached {
-            Some((digest, shares)) if *digest == view.digest => shares.clone(),
+            Some((before, shares)) if *before == of => shares.clone(),
             _ => {
-                let shares = Arc::new(compute_shares(view, me));
-                *cached = Some((view.digest, shares.clone()));
+                let shares = Arc::new(compute_shares(view, chain, me));
+                *cached = Some((of, shares.clone()));
                 shares
             }
         }
     }
 }
 
-fn compute_shares(view: &View, me: &NodeId) -> BTreeMap<NodeId, Vec<u32>> {
+/// Partitions are shared by their members and by those who are to become members.
+fn compute_shares(view: &View, chain: &Chain, me: &NodeId) -> BTreeMap<NodeId, Vec<u32>> {
     let mut shares = BTreeMap::<NodeId, Vec<u32>>::new();
     if view.membership.founded() {
         for partition in view.membership.partitions().ids() {
-            let homes = view.membership.ring().homes(partition);
-            if homes.contains(me) {
-                for home in homes.iter().filter(|home| *home != me) {
-                    shares.entry(*home).or_default().push(partition.0);
+            let members = chain.members(partition);
+            let learners =
+                view.membership.ring().homes(partition).iter().filter(|home| !members.homes.contains(home));
+            let holders: Vec<NodeId> = members.homes.iter().chain(learners).copied().collect();
+            if holders.contains(me) && chain.holds(partition.0) {
+                for holder in holders.iter().filter(|holder| *holder != me) {
+                    shares.entry(*holder).or_default().push(partition.0);
                 }
             }
         }
@@ -189,7 +197,7 @@ pub(crate) async fn run(node: Arc<Shared>, wanted: bool) {
     let mut passes = FuturesUnordered::new();
     let mut under_way = BTreeSet::new();
     let mut came_up = node.peers.watch_up();
-    let mut news = node.cluster.subscribe();
+    let mut news = node.chain.subscribe();
     loop {
         let next = begin_due(&node, &mut under_way, |peer| {
             let node = &node;
@@ -222,7 +230,7 @@ fn begin_due(node: &Shared, under_way: &mut BTreeSet<NodeId>, mut begin: impl Fn
     if node.cluster.serving(&view).is_err() {
         return next;
     }
-    for &peer in node.entropy.shares(&view, &node.cluster.me.id).keys() {
+    for &peer in node.entropy.shares(&view, &node.chain, &node.cluster.me.id).keys() {
         let due = node.entropy.due().get(&peer).copied().unwrap_or(now);
         if due > now {
             next = next.min(due);

@@ -11,7 +11,7 @@ use dynkv_ring::NodeId;
 use super::{
     CALL_TIMEOUT, CompareError, SETTLE,
     answer::unsettling,
-    states::{self, Moved},
+    states::{self, Look, Moved},
 };
 use crate::{
     background::{Turn, Work},
@@ -26,9 +26,44 @@ const BATCH: usize = 1024;
 /// one that lacks them sees what its own clients suffer.
 const PUSHES_MAX: usize = 1024;
 
+/// Looks at a partition that is handed over before something else has its turn: the last one finds nothing.
+const GIVES_MAX: usize = 3;
+
 /// Compares this node with `peer`, and makes both equal where they differ.
 pub(super) async fn mend(node: &Arc<Shared>, peer: NodeId) -> Result<(), CompareError> {
     mend_some(node, peer, None, PUSHES_MAX, &|_| {}).await.map(drop)
+}
+
+/// Takes over what `peer` holds of some partitions. Says of which that was done.
+pub(crate) async fn learn(
+    node: &Arc<Shared>,
+    peer: NodeId,
+    partitions: &BTreeSet<u32>,
+) -> Result<Vec<u32>, CompareError> {
+    let Compared { mut equal, differing } = mend_some(node, peer, Some(partitions), 0, &|_| {}).await?;
+    equal.extend(differing);
+    Ok(equal)
+}
+
+/// Takes over everything that `peer` holds of a partition when it is asked. Says whether that is here now, if not on disk yet; `false`: something could
+/// not be had.
+pub(crate) async fn read_all(node: &Arc<Shared>, peer: NodeId, partition: u32) -> Result<bool, CompareError> {
+    let pass = Pass { node, peer, exact: Some(partition), found: Vec::new() };
+    match pass.exchange(partition, 0).await? {
+        None => Ok(true),
+        Some(moved) => Ok(moved.failed == 0 && moved.left_out == 0),
+    }
+}
+
+/// Gives everything that this node holds of a partition to `peer`. Says whether both hold the same, and `peer` has it on disk.
+pub(crate) async fn give_all(node: &Arc<Shared>, peer: NodeId, partition: u32) -> Result<bool, CompareError> {
+    for _ in 0..GIVES_MAX {
+        let pass = Pass { node, peer, exact: Some(partition), found: Vec::new() };
+        if pass.exchange(partition, usize::MAX).await?.is_none() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// What a pass tells while it goes on.
@@ -47,7 +82,7 @@ pub(super) async fn mend_some(
     mut pushes: usize,
     tell: &(dyn Fn(News) + Sync),
 ) -> Result<Compared, CompareError> {
-    let mut pass = Pass { node, peer, found: Vec::new() };
+    let mut pass = Pass { node, peer, exact: None, found: Vec::new() };
     let RootsFound { differing, equal, .. } = pass.roots(only).await?;
     let together = differing.len();
     let mut compared = Compared { equal, differing: Vec::new() };
@@ -59,7 +94,7 @@ pub(super) async fn mend_some(
             if pass.found.len() >= BATCH {
                 // Too many to be on their way.
                 let found = std::mem::take(&mut pass.found);
-                let moved = states::mend(node, peer, found, false, &mut pushes).await?;
+                let moved = states::mend(node, peer, found, Look::Batch, &mut pushes).await?;
                 tell(News::Moved(moved));
                 if pushes == 0 && moved.pulled == 0 {
                     // The other one asks sooner then.
@@ -75,7 +110,7 @@ pub(super) async fn mend_some(
     }
     if !pass.found.is_empty() {
         tokio::time::sleep(SETTLE).await;
-        tell(News::Moved(states::mend(node, peer, pass.found, true, &mut pushes).await?));
+        tell(News::Moved(states::mend(node, peer, pass.found, Look::Second, &mut pushes).await?));
     }
     Ok(compared)
 }
@@ -108,7 +143,7 @@ pub(crate) async fn find(
     peer: NodeId,
     limit: usize,
 ) -> Result<Vec<KeyDifference>, CompareError> {
-    let mut pass = Pass { node, peer, found: Vec::new() };
+    let mut pass = Pass { node, peer, exact: None, found: Vec::new() };
     let differing = pass.roots(None).await?.differing;
     let together = differing.len();
     'partitions: for (partition, depth) in differing {
@@ -128,6 +163,8 @@ pub(crate) async fn find(
 pub(super) struct Pass<'a> {
     pub(super) node: &'a Arc<Shared>,
     pub(super) peer: NodeId,
+    /// Compares this partition only, exactly and at once.
+    pub(super) exact: Option<u32>,
     /// What differs, as far as it is known and not dealt with yet.
     pub(super) found: Vec<Difference>,
 }
@@ -153,18 +190,25 @@ pub(super) struct Descent {
 impl Pass<'_> {
     /// Compares the roots of all shared partitions, and says what they say of those in `only`.
     pub(super) async fn roots(&self, only: Option<&BTreeSet<u32>>) -> Result<RootsFound, CompareError> {
-        let Pass { node, peer, .. } = self;
+        let Pass { node, peer, exact, .. } = self;
         node.metrics.comparisons.inc();
         node.entropy.compared(*peer, &node.env);
         let view = node.cluster.view();
-        let shares = node.entropy.shares(&view, &node.cluster.me.id);
-        let shared = shares.get(peer).map(Vec::as_slice).unwrap_or_default();
+        let shares = node.entropy.shares(&view, &node.chain, &node.cluster.me.id);
+        let shared = match exact {
+            Some(partition) => std::slice::from_ref(partition),
+            None => shares.get(peer).map(Vec::as_slice).unwrap_or_default(),
+        };
         let trees = &node.replica.trees;
         let mut without = trees.without_tree(shared);
-        let roots = || trees.roots_of(&unsettling(node, shared));
+        let roots = || match exact {
+            Some(_) => trees.roots_of(shared),
+            None => trees.roots_of(&unsettling(node, shared)),
+        };
         let unusable = |error: dynkv_merkle::RootsError| CompareError::answer(*peer, error);
         let asked = roots().map_err(unusable)?.request(node.env.random());
-        let body = call(node, *peer, &TreeRoots { view: view.digest }, asked.to_bytes()).await?;
+        let request = TreeRoots { view: view.digest, exact: *exact };
+        let body = self.call(&request, asked.to_bytes()).await?;
         let reply = RootsReply::from_bytes(&body).map_err(|error| CompareError::answer(*peer, error))?;
         // As they are now: what came in meanwhile is not missed any more.
         let found = roots().and_then(|roots| roots.compare(&asked, &reply)).map_err(unusable)?;
@@ -187,6 +231,42 @@ impl Pass<'_> {
         Ok(RootsFound { differing, equal, skipped })
     }
 
+    /// Compares the one partition and mends what differs, with as many pushes of what the other has nothing of. `None`: nothing differs.
+    async fn exchange(mut self, partition: u32, mut pushes: usize) -> Result<Option<Moved>, CompareError> {
+        let Pass { node, peer, .. } = self;
+        let broken_off = || CompareError::Peer { peer, reason: format!("partition {partition} has no tree there or here now") };
+        let RootsFound { differing, equal, .. } = self.roots(None).await?;
+        if equal.contains(&partition) {
+            return Ok(None);
+        }
+        let Some((_, depth)) = differing.into_iter().find(|(of, _)| *of == partition) else { return Err(broken_off()) };
+        let mut descent = self.descend(partition, depth, 1);
+        let mut moved = Moved::default();
+        loop {
+            let more = descent.step(&mut self).await?;
+            if !more || self.found.len() >= BATCH {
+                let found = std::mem::take(&mut self.found);
+                moved += states::mend(node, peer, found, Look::AtOnce, &mut pushes).await?;
+            }
+            if !more {
+                break;
+            }
+        }
+        if descent.broken_off { Err(broken_off()) } else { Ok(Some(moved)) }
+    }
+
+    /// Asks the other node, as background work unless clients wait for it; returns the body of its reply.
+    async fn call<R: dynkv_proto::Request>(&self, request: &R, body: Vec<u8>) -> Result<Bytes, CompareError>
+    where
+        R::Reply: Message,
+    {
+        let _turn = match self.exact {
+            Some(_) => None,
+            None => Some(turn(self.node).await?),
+        };
+        ask(self.node, self.peer, request, body.into()).await.map(|(_, body)| body)
+    }
+
     pub(super) fn descend(&self, partition: u32, depth: u8, together: usize) -> Descent {
         let tree = self.node.replica.trees.ready(partition);
         let comparison = tree.map(|tree| Comparison::new(&tree, depth, self.node.env.random(), together));
@@ -197,7 +277,7 @@ impl Pass<'_> {
 impl Descent {
     /// One request and its answer. Says whether there may be more.
     pub(super) async fn step(&mut self, pass: &mut Pass<'_>) -> Result<bool, CompareError> {
-        let Pass { node, peer, found } = pass;
+        let Pass { node, peer, exact, .. } = *pass;
         let trees = &node.replica.trees;
         let Some(comparison) = &mut self.comparison else { return Ok(false) };
         let Some(tree) = trees.ready(self.partition) else {
@@ -210,32 +290,20 @@ impl Descent {
         // Not kept over the call: writes would copy the tree.
         drop(tree);
         let Some(request) = request else { return Ok(false) };
-        let body = call(node, *peer, &TreeCompare { reserved: 0 }, request.to_bytes()).await?;
-        let reply = Reply::from_bytes(&body).map_err(|error| CompareError::answer(*peer, error))?;
+        let body = pass.call(&TreeCompare { exact: exact.is_some() }, request.to_bytes()).await?;
+        let reply = Reply::from_bytes(&body).map_err(|error| CompareError::answer(peer, error))?;
         let Some(tree) = trees.ready(self.partition) else {
             self.broken_off = true;
             return Ok(false);
         };
-        let before = found.len();
-        comparison.handle(&tree, &reply, found).map_err(|error| CompareError::answer(*peer, error))?;
-        node.metrics.entries_differing.inc_by((found.len() - before) as u64);
+        let before = pass.found.len();
+        let handled = comparison.handle(&tree, &reply, &mut pass.found);
+        handled.map_err(|error| CompareError::answer(peer, error))?;
+        node.metrics.entries_differing.inc_by((pass.found.len() - before) as u64);
         Ok(true)
     }
 }
 
-/// Asks `peer`, as background work; returns the body of its reply.
-async fn call<R: dynkv_proto::Request>(
-    node: &Arc<Shared>,
-    peer: NodeId,
-    request: &R,
-    body: Vec<u8>,
-) -> Result<Bytes, CompareError>
-where
-    R::Reply: Message,
-{
-    let _turn = turn(node).await?;
-    ask(node, peer, request, body.into()).await.map(|(_, body)| body)
-}
 
 /// Waits for a turn.
 pub(super) async fn turn(node: &Shared) -> Result<Turn, CompareError> {

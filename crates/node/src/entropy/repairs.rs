@@ -207,7 +207,7 @@ pub(crate) async fn run(node: Arc<Shared>) {
 
 async fn carry_out(node: &Arc<Shared>, number: u64, partition: Option<u32>) {
     let repairs = &node.entropy.repairs;
-    let shares = node.entropy.shares(&node.cluster.view(), &node.cluster.me.id);
+    let shares = node.entropy.shares(&node.cluster.view(), &node.chain, &node.cluster.me.id);
     let wanted = |shared: &Vec<u32>| -> BTreeSet<u32> {
         shared.iter().copied().filter(|shared| partition.is_none_or(|only| only == *shared)).collect()
     };

@@ -1,6 +1,6 @@
 //! Making two replicas equal where they differ: a second look, then states in both directions.
 
-use std::{collections::BTreeMap, ops::AddAssign, sync::Arc, time::Duration};
+use std::{collections::{BTreeMap, BTreeSet}, ops::AddAssign, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynkv_merkle::Difference;
@@ -48,6 +48,19 @@ pub(super) struct Moved {
     pub(super) bytes: u64,
     /// That were not taken here or there.
     pub(super) failed: u64,
+    /// Places asked for of which the other has said neither what it holds nor that it holds nothing: the same by now, or damaged.
+    pub(super) left_out: u64,
+}
+
+/// How differences are looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// A moment later: what has changed here since is left to the next comparison, it is being written.
+    Second,
+    /// There are too many to be on their way.
+    Batch,
+    /// Clients wait for it.
+    AtOnce,
 }
 
 impl AddAssign for Moved {
@@ -56,16 +69,16 @@ impl AddAssign for Moved {
         self.pushed += other.pushed;
         self.bytes += other.bytes;
         self.failed += other.failed;
+        self.left_out += other.left_out;
     }
 }
 
-/// Looks at `found` again and makes both sides equal there, with as many `pushes` of what the other has nothing of; they are counted down. With `settled`, what
-/// has changed here since is left to the next comparison: it is being written.
+/// Looks at `found` again and makes both sides equal there, with as many `pushes` of what the other has nothing of; they are counted down.
 pub(super) async fn mend(
     node: &Arc<Shared>,
     peer: NodeId,
     mut found: Vec<Difference>,
-    settled: bool,
+    look: Look,
     pushes: &mut usize,
 ) -> Result<Moved, CompareError> {
     found.retain(|difference| {
@@ -84,13 +97,13 @@ pub(super) async fn mend(
             let have = index.digest_at(position)?;
             let same = have.map(|digest| digest.0) == difference.there;
             let changed = have.map(|digest| digest.0) != difference.here;
-            if !(same || changed && settled) {
+            if !(same || changed && look == Look::Second) {
                 let partition = partition_at(node, position);
                 let promise = node.replica.marks.durable(partition).promise;
                 asked.push(StateAsked { position, have, promise });
             }
         }
-        moved += mend_batch(node, peer, asked).await?;
+        moved += mend_batch(node, peer, asked, look == Look::AtOnce).await?;
     }
     Ok(moved)
 }
@@ -106,12 +119,18 @@ async fn mend_batch(
     node: &Arc<Shared>,
     peer: NodeId,
     mut asked: Vec<StateAsked>,
+    urgent: bool,
 ) -> Result<Moved, CompareError> {
     let mut moved = Moved::default();
     while !asked.is_empty() {
         // Until all of it is written: that is what takes the disk's time.
-        let turn = turn(node).await?;
-        let (reply, mut body) = look(node, peer, &asked, true).await?;
+        let turn = match urgent {
+            true => None,
+            false => Some(turn(node).await?),
+        };
+        let (reply, mut body) = ask_states(node, peer, States { asked: asked.clone(), bodies: true, urgent }).await?;
+        let told: BTreeSet<u32> = reply.found.iter().map(|found| found.at).chain(reply.absent.iter().copied()).collect();
+        moved.left_out += u64::from(reply.through).saturating_sub(told.len() as u64);
         let mut lacking: Vec<Key> = Vec::new();
         for place in reply.absent.iter().filter_map(|at| asked.get(*at as usize)) {
             lacking.extend(keys_at(node, place.position)?);
@@ -153,9 +172,16 @@ pub(super) async fn look(
     asked: &[StateAsked],
     bodies: bool,
 ) -> Result<(StatesReply, Bytes), CompareError> {
-    let request = States { asked: asked.to_vec(), bodies };
+    ask_states(node, peer, States { asked: asked.to_vec(), bodies, urgent: false }).await
+}
+
+async fn ask_states(
+    node: &Arc<Shared>,
+    peer: NodeId,
+    request: States,
+) -> Result<(StatesReply, Bytes), CompareError> {
     let (reply, body) = ask(node, peer, &request, Bytes::new()).await?;
-    if reply.through == 0 || reply.through as usize > asked.len() {
+    if reply.through == 0 || reply.through as usize > request.asked.len() {
         return Err(CompareError::answer(peer, "it is about places that were not asked for"));
     }
     Ok((reply, body))

@@ -61,8 +61,16 @@ impl<'de> Deserialize<'de> for HistoryEntry {
 }
 
 /// The members of a partition's configuration; its epoch is the version.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Holders(pub(super) Vec<Holder>);
+
+impl Hash for Holders {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for Holder { node, disk } in &self.0 {
+            (node, disk).hash(state);
+        }
+    }
+}
 
 impl Element for Holders {
     fn size_bytes(&self) -> usize {

@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynkv_net::Class;
+use dynkv_proto::DecodeError;
 use dynkv_ring::NodeId;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::oneshot, time::MissedTickBehavior};
@@ -16,9 +17,12 @@ use crate::{
     planted::{self, Bug},
     record::parse_record_key,
     replica::Incoming,
-    settle::send::{self, GiveError, How, Source},
+    settle::{
+        TakeError,
+        send::{self, GiveError, Held, How, Source},
+    },
     shared::Shared,
-    storage::StorageError,
+    storage::{Durability, StorageError},
 };
 
 /// How often targets are looked at again, besides when one comes up.
@@ -79,7 +83,7 @@ async fn deliver_all(node: &Arc<Shared>, target: NodeId) {
     let hints = &node.replica.hints;
     let mut after = None;
     let mut refused: Option<String> = None;
-    while node.peers.is_reachable(target) {
+    while may_deliver(node, target) {
         let (batch, more) = match hints.page(&target, after, IN_FLIGHT_MAX, BYTES_IN_FLIGHT_MAX) {
             Ok(page) => page,
             Err(error) => return hints.note_outcome(target, Some(format!("the store of hints: {error}"))),
@@ -144,17 +148,20 @@ async fn deliver(node: &Arc<Shared>, target: NodeId, queued: &Queued) -> Result<
     if planted::is(Bug::HintRemovedBeforeAck) {
         remove(node, target, queued, Some(held.state.clone())).await?;
     }
-    // Only from disk may the hint go.
-    let durable = !planted::is(Bug::HintRemovedOnMemoryAck);
-    let how = How { class: Class::Background, durable, hint_for: None, timeout: CALL_TIMEOUT };
-    let state = match send::give(node, target, &key, &source, held, how).await {
-        Ok((_, taken)) => taken,
-        Err(GiveError::Peer(PeerError::Refused(failure))) => {
-            return Err(Undelivered::Refused(format!("{target} refuses a hint: {failure}")));
+    let homes = node.chain.members(key.partition).homes.clone();
+    let state = if homes.contains(&target) {
+        match give(node, target, &key, &source, held).await {
+            Ok(taken) => taken,
+            // Delivered or settled meanwhile.
+            Err(GiveError::Gone) => return Ok(()),
+            Err(error) => return Err(undelivered(target, error)),
         }
-        // Delivered or settled meanwhile.
-        Err(GiveError::Gone) => return Ok(()),
-        Err(error) => return Err(Undelivered::NoAnswer(error.to_string())),
+    } else {
+        // Somebody else is home now. One successor is not enough: nobody knows which of the members have it.
+        match give_to_members(node, &homes, target, &key, &source, held).await? {
+            Some(given) => given,
+            None => return Ok(()),
+        }
     };
     if remove(node, target, queued, Some(state)).await? {
         node.metrics.hints_delivered.inc();
@@ -163,6 +170,82 @@ async fn deliver(node: &Arc<Shared>, target: NodeId, queued: &Queued) -> Result<
         node.metrics.hints_changed.inc();
     }
     Ok(())
+}
+
+/// Whether hints for `target` can go anywhere: to itself, or to those who are home in its place.
+fn may_deliver(node: &Shared, target: NodeId) -> bool {
+    node.peers.is_reachable(target) || node.cluster.view().membership.departure(&target).is_some()
+}
+
+/// Hands a state to `to`. Only from disk may the hint go. Returns what it has taken.
+async fn give(
+    node: &Arc<Shared>,
+    to: NodeId,
+    key: &Key,
+    source: &Source,
+    held: Held,
+) -> Result<Bytes, GiveError> {
+    let durable = !planted::is(Bug::HintRemovedOnMemoryAck);
+    let how = How { class: Class::Background, durable, hint_for: None, timeout: CALL_TIMEOUT };
+    send::give(node, to, key, source, held, how).await.map(|(_, taken)| taken)
+}
+
+fn undelivered(to: NodeId, error: GiveError) -> Undelivered {
+    match error {
+        GiveError::Peer(PeerError::Refused(failure)) => {
+            Undelivered::Refused(format!("{to} refuses a hint: {failure}"))
+        }
+        error => Undelivered::NoAnswer(error.to_string()),
+    }
+}
+
+/// Hands the hint of a target that is no home any more to every member. Returns the state that all of them have; `None`: it has changed, or is gone.
+async fn give_to_members(
+    node: &Arc<Shared>,
+    homes: &[NodeId],
+    target: NodeId,
+    key: &Key,
+    source: &Source,
+    held: Held,
+) -> Result<Option<Bytes>, Undelivered> {
+    if planted::is(Bug::HintOfDepartedDropped) {
+        return Ok(Some(held.state));
+    }
+    let state = held.state.clone();
+    let successors = if planted::is(Bug::HintToOneSuccessor) { &homes[..1.min(homes.len())] } else { homes };
+    for &home in successors {
+        let taken = if home == node.cluster.me.id {
+            take_here(node, key, held.clone()).await.map(|()| state.clone()).map_err(GiveError::Here)
+        } else {
+            give(node, home, key, source, held.clone()).await
+        };
+        match taken {
+            // It was read anew for this one: the others have not got that.
+            Ok(taken) if taken != state => return Ok(None),
+            Ok(_) => {}
+            Err(GiveError::Gone) => return Ok(None),
+            Err(error) => {
+                return Err(match undelivered(home, error) {
+                    // The target is not the one in trouble: other hints for it may go elsewhere.
+                    Undelivered::NoAnswer(reason) => {
+                        Undelivered::Refused(format!("{target} is no home of it any more, and {home}, which is: {reason}"))
+                    }
+                    refused => refused,
+                });
+            }
+        }
+    }
+    Ok(Some(state))
+}
+
+/// Unites a state into this node's own record, on disk.
+async fn take_here(node: &Arc<Shared>, key: &Key, held: Held) -> Result<(), TakeError> {
+    let damaged = |error: DecodeError| StorageError::Damaged { reason: error.to_string() };
+    let incoming = Incoming::verify(held.state, held.marks).map_err(damaged)?;
+    let conflict = node.cluster.view().buckets.get(&key.bucket).conflict;
+    let (sender, taken) = oneshot::channel();
+    node.replica.unite(key, incoming, conflict, Durability::Disk, |outcome| drop(sender.send(outcome)))?;
+    taken.await.unwrap_or(Err(StorageError::Closed.into())).map(drop)
 }
 
 async fn remove(

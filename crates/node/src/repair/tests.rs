@@ -12,6 +12,7 @@ use super::*;
 use crate::{
     env::Env,
     hints::{Hints, Place},
+    chain::Chain,
     metrics::Metrics,
     put_ids::Attempt,
     replica::Mint,
@@ -28,7 +29,7 @@ fn replica() -> Arc<Replica> {
     let hints = Hints::load(storage.clone(), metrics.clone(), 1000).expect("an empty store");
     let trees = Trees::load(storage.clone(), metrics.clone()).expect("an empty store");
     let marks = Arc::new(MarksBook::load(storage.clone()).expect("an empty store"));
-    Replica::new(storage, Arc::new(hints), Arc::new(trees), marks, Arc::new(Env::fixed(5)), metrics)
+    Replica::new(storage.clone(), Arc::new(hints), Arc::new(trees), marks, Chain::alone(storage), Arc::new(Env::fixed(5)), metrics)
 }
 
 fn key(name: u8) -> Key {
@@ -70,7 +71,7 @@ fn outcome<T: Send + 'static>(
 }
 
 fn unite(replica: &Arc<Replica>, key: &Key, incoming: Incoming) -> Result<(), TakeError> {
-    outcome(|done| replica.unite(key, incoming, Conflict::Siblings, Durability::Memory, done))
+    outcome(|done| replica.unite(key, incoming, Conflict::Siblings, Durability::Memory, done)).map(drop)
 }
 
 fn settle(replica: &Arc<Replica>, key: &Key, incoming: Option<Incoming>) -> Result<Option<Bytes>, TakeError> {

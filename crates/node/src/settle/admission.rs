@@ -62,10 +62,15 @@ pub(crate) async fn run(node: Arc<Shared>) {
             }
         }
     }
-    node.replica.marks.found_old.notified().await;
-    tracing::error!(
-        "the others have settled what this node has not agreed to: its disk is an old copy, and is set aside"
-    );
+    tokio::select! {
+        biased;
+        () = node.replica.marks.found_old.notified() => tracing::error!(
+            "the others have settled what this node has not agreed to: its disk is an old copy, and is set aside"
+        ),
+        () = confirm(&node) => tracing::error!(
+            "this node has had another disk since: what this one holds and has promised is out of date, and it is set aside"
+        ),
+    }
     node.metrics.disks_set_aside.inc();
     let note = vec![(Space::Meta, OLD, Some(Bytes::from_static(b"1")))];
     if let Err(error) = write_durably(&*node.replica.storage, note).await {
@@ -73,6 +78,30 @@ pub(crate) async fn run(node: Arc<Shared>) {
         tracing::warn!(%error, "that this disk is to be set aside was not noted");
     }
     node.cluster.refuse(NotServing::OldDisk { node: node.cluster.me.id });
+}
+
+/// Has this node's disk confirmed by a majority of the other members: from then on what it serves counts as a home's. Ends when the disk turns out to have been
+/// superseded by another one, which may be counted on to serve nobody since. A superseding disk was admitted by a majority, so one of those who confirm knows of it.
+async fn confirm(node: &Arc<Shared>) {
+    let (me, disk) = (node.cluster.me.id, node.cluster.me.disk);
+    loop {
+        let mut news = node.cluster.subscribe();
+        let view = node.cluster.view();
+        if view.membership.member(&me).is_some_and(|state| state.disk.is_some_and(|named| named != disk)) {
+            return;
+        }
+        if !node.chain.is_confirmed() {
+            match ask(node, &view, disk).await {
+                Ok(_) => node.chain.set_confirmed(),
+                Err(error) => {
+                    tracing::debug!(%error, "this node's disk was not confirmed yet");
+                    drop(timeout(RETRY_PAUSE, news.changed()).await);
+                }
+            }
+        } else {
+            news.changed().await;
+        }
+    }
 }
 
 /// Why a disk was not admitted.
@@ -101,6 +130,9 @@ async fn admit(node: &Arc<Shared>) -> Result<bool, AdmitError> {
     if !is_first {
         node.metrics.disks_admitted.inc();
         tracing::info!(%me, disk, "this node's disk is admitted");
+    }
+    if !is_first {
+        node.chain.set_confirmed();
     }
     node.cluster.set_admitted();
     Ok(true)

@@ -51,7 +51,7 @@ async fn pass(node: &Arc<Shared>) -> Duration {
     }
     let (mut paused, mut reason) = (0, String::new());
     for partition in view.membership.partitions().ids() {
-        if view.membership.ring().homes(partition).first() != Some(&node.cluster.me.id) {
+        if node.chain.members(partition).homes.first() != Some(&node.cluster.me.id) {
             continue;
         }
         if let Some(why) = walk(node, &view, partition.0).await {
@@ -126,7 +126,7 @@ async fn settle(node: &Arc<Shared>, view: &Arc<View>, partition: u32, keys: Vec<
 
 /// Whom a round asks, besides this node: every member, whether it is a home or not.
 fn asked(node: &Shared, view: &View, partition: u32) -> Vec<NodeId> {
-    let homes = view.membership.ring().homes(dynkv_ring::PartitionId(partition));
+    let homes = &node.chain.members(dynkv_ring::PartitionId(partition)).homes;
     let is_asked = |id: &NodeId| {
         let left_out = planted::is(Bug::SettleHomesOnly) && !homes.contains(id)
             || planted::is(Bug::SettleSomeHomes) && !homes.iter().take(2).any(|home| home == id)

@@ -96,7 +96,8 @@ pub(crate) async fn give(
         let request = ReplicaPut {
             bucket: key.bucket.clone(),
             key: key.key.clone().into(),
-            stamp: Stamp(0, held.marks),
+            // Whoever takes it says at which epoch.
+            stamp: Stamp(Stamp::NO_EPOCH, held.marks),
             durable: how.durable,
             hint_for: how.hint_for,
         };

@@ -83,7 +83,7 @@ impl Member {
             Ok(()) => "taken",
             Err(TakeError::Behind(_)) => "behind",
             Err(TakeError::OldDisk(_)) => "old",
-            Err(TakeError::Storage(error)) => panic!("{error}"),
+            Err(error) => panic!("{error}"),
         }
     }
 }

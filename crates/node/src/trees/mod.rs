@@ -40,7 +40,7 @@ use std::{
 use bytes::{BufMut, Bytes, BytesMut};
 use dynkv_merkle::{Roots, RootsError, Span, Tree};
 use dynkv_proto::{Digest, TreePosition};
-use dynkv_ring::{NodeId, PartitionId};
+use dynkv_ring::PartitionId;
 use tokio::sync::{Notify, oneshot};
 
 use self::build::Building;
@@ -48,6 +48,7 @@ use self::index::{Entered, index_key, index_value, parse_value, place_of};
 pub(crate) use self::upkeep::run as keep_up;
 use self::verify::Verification;
 use crate::{
+    chain::Chain,
     cluster::View,
     key::RecordAt,
     metrics::Metrics,
@@ -187,8 +188,8 @@ impl Trees {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps trees of the partitions that `me` is a home of, and of no others.
-    pub(crate) fn follow(&self, view: &View, me: &NodeId) {
+    /// Keeps trees of the partitions that this node holds, and of no others.
+    pub(crate) fn follow(&self, chain: &Chain, view: &View) {
         let membership = &view.membership;
         if !membership.founded() {
             return;
@@ -196,8 +197,8 @@ impl Trees {
         let partitions = membership.partitions();
         let homes: BTreeSet<u32> = partitions
             .ids()
-            .filter(|partition| membership.ring().homes(*partition).contains(me))
             .map(|partition| partition.0)
+            .filter(|partition| chain.holds(*partition))
             .collect();
         let mut book = self.book();
         book.bits = partitions.bits() as u8;
@@ -337,7 +338,7 @@ impl Trees {
         self.wake.notify_one();
     }
 
-    /// Whether this node is a home of a partition.
+    /// Whether this node holds a partition.
     pub(crate) fn holds(&self, partition: u32) -> bool {
         self.book().held.contains_key(&partition)
     }
@@ -345,6 +346,11 @@ impl Trees {
     /// The tree of a partition, if there is one.
     pub(crate) fn ready(&self, partition: u32) -> Option<Arc<Tree>> {
         self.book().held.get(&partition)?.tree.clone()
+    }
+
+    /// The root of a partition's tree, if there is one.
+    pub(crate) fn root(&self, partition: u32) -> Option<u128> {
+        Some(self.book().held.get(&partition)?.tree.as_ref()?.root())
     }
 
     /// The roots of those of `partitions` that have a tree.

@@ -30,12 +30,12 @@ pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Runs until the node stops.
 pub(crate) async fn run(node: Arc<Shared>) {
     let trees = &node.replica.trees;
-    let mut news = node.cluster.subscribe();
+    let mut news = node.chain.subscribe();
     let mut walk = Walk::default();
     let mut ordered: Option<Verifier> = None;
     let mut check_at = Instant::now() + CHECK_PERIOD;
     loop {
-        trees.follow(&node.cluster.view(), &node.cluster.me.id);
+        trees.follow(&node.chain, &node.cluster.view());
         build_missing(&node).await;
         let mut next = check_at;
         if let Some(number) = trees.verification.running() {
