@@ -29,7 +29,7 @@ mod request;
 mod upkeep;
 mod view;
 
-pub use admin::{DrainHints, Hints, Metrics, Propose, Status};
+pub use admin::{Apply, DrainHints, Hints, Metrics, Propose, Status};
 pub use client::Client;
 pub use cluster_file::{ClusterFile, ClusterFileError};
 pub use context::{Context, ParseContextError};

@@ -53,12 +53,14 @@ pub enum FailureCode {
     NoAnswer,
     /// The node keeps as many hints as it may: another one must keep this.
     HintsFull,
+    /// The membership history is not the one that a change was planned for: look at what has come in between, plan again.
+    HistoryMoved,
     /// A code of a newer version.
     Other(u16),
 }
 
 impl FailureCode {
-    const NUMBERS: [(FailureCode, u16); 16] = [
+    const NUMBERS: [(FailureCode, u16); 17] = [
         (FailureCode::Invalid, 1),
         (FailureCode::TooLarge, 2),
         (FailureCode::Context, 3),
@@ -75,6 +77,7 @@ impl FailureCode {
         (FailureCode::UnknownKind, 14),
         (FailureCode::NoAnswer, 15),
         (FailureCode::HintsFull, 16),
+        (FailureCode::HistoryMoved, 18),
     ];
 }
 
