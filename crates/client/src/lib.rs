@@ -44,3 +44,4 @@ pub use view::ClusterView;
 pub use dynkv_net as net;
 pub use dynkv_proto as proto;
 pub use dynkv_ring as ring;
+pub use dynkv_vclock as vclock;

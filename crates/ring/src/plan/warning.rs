@@ -46,7 +46,7 @@ pub enum Warning {
     },
     /// Partitions are too few to share them by weight: some nodes are more than a tenth away from their due.
     #[error(
-        "{nodes} nodes are more than a tenth off their due, {node} the most: {tokens} tokens where {due:.1} are due, because there are few partitions for so many nodes"
+        "{node} gets {tokens} tokens where {due:.1} are due, for there are few partitions for so many nodes (off by more than a tenth: {nodes})"
     )]
     Rounding {
         /// How many nodes.
