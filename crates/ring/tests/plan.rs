@@ -269,10 +269,10 @@ fn what_deserves_a_second_look_is_said() {
         [""; 0]
     );
     let shared = warned(&good, &[Change::Place { node: id(2), zone: "a".into(), host: "h1".into() }]);
-    assert!(shared[0].starts_with("1 zones for 2 replicas"), "{shared:?}");
+    assert!(shared[0].starts_with("there are fewer zones (1) than replicas (2)"), "{shared:?}");
     assert_eq!(shared[1], "64 partitions have two replicas on one host, the first of them 0");
     let few = warned(&founded(64, 3, plain(1..=1)), &[join(2)]);
-    assert_eq!(few[0], "2 nodes for 3 replicas: each partition is kept 2 times");
+    assert_eq!(few[0], "there are fewer nodes (2) than replicas (3): each node keeps everything");
     let rounded = warned(&founded(4, 1, plain(1..=2)), &[join(3)]);
     assert!(
         rounded[0].contains("tokens where 1.3 are due") && rounded[0].ends_with("tenth: 3)"),

@@ -9,7 +9,7 @@ use super::{due, total_weight};
 #[non_exhaustive]
 pub enum Warning {
     /// There are fewer nodes than replicas: each node keeps everything.
-    #[error("{nodes} nodes for {replicas} replicas: each partition is kept {nodes} times")]
+    #[error("there are fewer nodes ({nodes}) than replicas ({replicas}): each node keeps everything")]
     FewNodes {
         /// The nodes on the ring.
         nodes: usize,
@@ -18,7 +18,7 @@ pub enum Warning {
     },
     /// There are fewer zones than replicas.
     #[error(
-        "{zones} zones for {replicas} replicas: the loss of one takes more than one replica of a partition"
+        "there are fewer zones ({zones}) than replicas ({replicas}): the loss of one takes more than one replica of a partition"
     )]
     FewZones {
         /// The zones.

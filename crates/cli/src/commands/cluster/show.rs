@@ -254,7 +254,7 @@ fn arrow<T: PartialEq + std::fmt::Display>(before: T, after: T) -> String {
 
 fn spread_text((before, after): (Spread, Spread)) -> String {
     format!(
-        "every partition lies on at least {} nodes, {} hosts, in {} zones",
+        "different homes of each partition, at least: nodes {}, hosts {}, zones {}",
         arrow(before.nodes, after.nodes),
         arrow(before.hosts, after.hosts),
         arrow(before.zones, after.zones)
@@ -348,8 +348,8 @@ pub(super) mod tests {
         let row = |begin: &str| text.lines().find(|line| line.starts_with(begin)).unwrap().to_owned();
         assert!(text.contains("n5    new         1  b     0 -> 3  3.2     0 -> 16"), "{text}");
         assert!(row("n1 ").contains("n5"), "{text}");
-        assert!(row("every partition").contains("in 1 -> 2 zones"), "{text}");
-        assert!(text.contains("warning: 2 zones for 3 replicas"), "{text}");
+        assert!(row("different homes").ends_with("nodes 3, hosts 3, zones 1 -> 2"), "{text}");
+        assert!(text.contains("warning: there are fewer zones (2) than replicas (3)"), "{text}");
         assert!(text.contains("warning: no answer from n4"), "{text}");
         assert!(
             text.ends_with(
