@@ -3,6 +3,7 @@
 use std::future::IntoFuture;
 
 use dynkv_client::Error;
+use dynkv_client::proto::RunState;
 use dynkv_client::ring::NodeId;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -58,4 +59,15 @@ pub(crate) fn silence(error: &Error) -> String {
 pub(crate) fn silent_json<T>(rows: &[Row<T>]) -> Value {
     let nodes = silent(rows).into_iter();
     nodes.map(|(node, error)| json!({"node": node.to_string(), "error": error.to_string()})).collect()
+}
+
+/// How a repair or a verification stands, with so many errors.
+pub(crate) fn run_state(state: RunState, errors: u64) -> &'static str {
+    match state {
+        RunState::Running => "running",
+        RunState::Done if errors > 0 => "done in part",
+        RunState::Done => "done",
+        RunState::Stopped => "stopped",
+        RunState::Failed => "failed",
+    }
 }

@@ -474,6 +474,7 @@ async fn status_and_metrics_come_from_the_node_asked() {
                     peers: vec![],
                     hints: 0,
                     oldest_hint_s: None,
+                    settling_paused: String::new(),
                 };
                 Some(Reaction::Answer(Frame::new(&reply, Bytes::new())))
             }

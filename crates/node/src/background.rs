@@ -6,11 +6,14 @@
 //!
 //! *Fewer at once is not less.* On a fast network four pieces under way at once use all of a processor. So a share of less than
 //! four is four with pauses: whoever has had a turn leaves its slot idle for as many times as long as it took.
+//!
+//! *What the foreground takes by itself has to be seen first.* After a start, bulk work waits for that while there is a
+//! foreground, since nothing tells a slow disk from one that is busy with that work.
 
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -22,17 +25,20 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{metrics::Metrics, shared::Shared};
+use crate::{metrics::Metrics, news::News, shared::Shared};
 
 /// How many kinds there are.
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 /// A share of one piece under way all the time.
-const PIECE: u32 = 16;
+const PIECE: u32 = 64;
 
 /// The share at least: work goes on, however slow the foreground is. And at most.
-const SHARE_MIN: u32 = PIECE / 4;
+const SHARE_MIN: u32 = 1;
 const SHARE_MAX: u32 = 64 * PIECE;
+
+/// The share at least of work that keeps writes on more than one disk, one small piece at a time: clients wait for it to end, if not now.
+const SHARE_MIN_OF_WRITES: u32 = PIECE / 4;
 
 /// The share with which work begins beside a foreground: more when that has been seen not to suffer.
 const SHARE_BEGIN: u32 = 4 * PIECE;
@@ -44,13 +50,19 @@ const SLOTS_MIN: u32 = 4;
 /// left out (the next read, the next pass over the hints).
 const WAITING_MAX: usize = 4096;
 
+/// Other nodes' bulk work that is answered at once.
+const ANSWERS_MAX: usize = 2;
+
 /// Puts that have been answered and still wait for homes. Each holds its state.
 const LINGERING_MAX: usize = 16_384;
 
 /// The foreground's 99th percentile that background work must never exceed (four syncs of a slow disk), and below which it need
 /// not give way.
 const TARGET_P99_MAX: Duration = Duration::from_millis(50);
-const TARGET_P99_MIN: Duration = Duration::from_millis(2);
+const TARGET_P99_MIN: Duration = Duration::from_micros(250);
+
+/// For so many periods after the start at most bulk work waits until it is known what the foreground takes by itself.
+const UNKNOWN_PERIODS_MAX: usize = 2 * PERIODS;
 
 /// Pieces begun in a period with which the foreground is as good as alone.
 const CALM_PIECES: u64 = 20;
@@ -59,7 +71,7 @@ const CALM_PIECES: u64 = 20;
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Foreground requests below which their latencies say nothing.
-const SAMPLES_MIN: u64 = 200;
+const SAMPLES_MIN: u64 = 500;
 
 /// How often the share is set anew, and how many such periods are looked back at: fewer after a cut, so that the next one is
 /// made for what has come of it.
@@ -79,6 +91,19 @@ pub(crate) enum Work {
     AntiEntropy,
     /// Building and checking Merkle trees.
     TreeUpkeep,
+    /// Settling tombstones and old context entries.
+    Settlement,
+}
+
+impl Work {
+    /// Whether there is much of it, which can wait.
+    fn is_bulk(self) -> bool {
+        matches!(self, Work::ReadRepair | Work::AntiEntropy | Work::TreeUpkeep | Work::Settlement)
+    }
+
+    fn share_min(self) -> u32 {
+        if self.is_bulk() { SHARE_MIN } else { SHARE_MIN_OF_WRITES }
+    }
 }
 
 /// A kind as a label.
@@ -91,12 +116,14 @@ pub(crate) struct WorkLabel {
 pub(crate) struct Turn {
     permit: Option<OwnedSemaphorePermit>,
     begun: Instant,
-    pause: Arc<AtomicU32>,
+    work: Work,
+    share: Arc<AtomicU32>,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let pause = self.begun.elapsed() * self.pause.load(Ordering::Relaxed) / PIECE;
+        let share = self.share.load(Ordering::Relaxed).max(self.work.share_min());
+        let pause = self.begun.elapsed() * pause_of(share) / PIECE;
         if let Some(permit) = self.permit.take()
             && !pause.is_zero()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -113,10 +140,13 @@ impl Drop for Turn {
 pub(crate) struct Background {
     slots: Arc<Semaphore>,
     waiting: Mutex<[usize; KINDS]>,
+    answers: Arc<Semaphore>,
     lingering: Semaphore,
     foreground: Mutex<Window>,
-    /// How many times as long as it took a piece leaves its slot idle, in sixteenths ([`PIECE`]).
-    pause: Arc<AtomicU32>,
+    share: Arc<AtomicU32>,
+    /// Whether bulk work has to wait.
+    held: AtomicBool,
+    released: News,
     /// Pieces begun in this period.
     begun: AtomicU64,
     metrics: Arc<Metrics>,
@@ -128,9 +158,13 @@ impl Background {
         Background {
             slots: Arc::new(Semaphore::new((SHARE_MAX / PIECE) as usize)),
             waiting: Mutex::default(),
+            answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
             lingering: Semaphore::new(LINGERING_MAX),
             foreground: Mutex::new(Window::default()),
-            pause: Arc::default(),
+            share: Arc::new(AtomicU32::new(SHARE_MAX)),
+            // Until there has been time to see whether there is a foreground.
+            held: AtomicBool::new(true),
+            released: News::default(),
             begun: AtomicU64::new(0),
             metrics,
         }
@@ -139,22 +173,51 @@ impl Background {
     /// Waits for a turn. `None` when too many wait already: the work is to be left out.
     pub(crate) async fn turn(&self, work: Work) -> Option<Turn> {
         let label = WorkLabel { work };
-        if let Ok(permit) = self.slots.clone().try_acquire_owned() {
+        if !self.is_held(work)
+            && let Ok(permit) = self.slots.clone().try_acquire_owned()
+        {
             return Some(self.begin(permit, &label));
         }
         let Some(_waiting) = Waiting::enter(self, work) else {
             self.metrics.background_left_out.get_or_create(&label).inc();
             return None;
         };
+        let mut released = self.released.listen();
+        while self.is_held(work) {
+            released.changed().await;
+        }
         // The semaphore is never closed.
         let permit = self.slots.clone().acquire_owned().await.ok()?;
         Some(self.begin(permit, &label))
     }
 
+    fn is_held(&self, work: Work) -> bool {
+        work.is_bulk() && self.held.load(Ordering::SeqCst)
+    }
+
     fn begin(&self, permit: OwnedSemaphorePermit, label: &WorkLabel) -> Turn {
         self.metrics.background_begun.get_or_create(label).inc();
+        self.turn_of(Some(permit), label.work)
+    }
+
+    fn turn_of(&self, permit: Option<OwnedSemaphorePermit>, work: Work) -> Turn {
         self.begun.fetch_add(1, Ordering::Relaxed);
-        Turn { permit: Some(permit), begun: Instant::now(), pause: self.pause.clone() }
+        Turn { permit, begun: Instant::now(), work, share: self.share.clone() }
+    }
+
+    /// Waits for a turn to answer bulk work of another node: this one's clients wait for it as well. Not one of the turns for work of its own: nodes that have used up all of
+    /// theirs to ask would wait for each other.
+    pub(crate) async fn turn_to_answer(&self) -> Turn {
+        // The semaphore is never closed.
+        let permit = self.answers.clone().acquire_owned().await.ok();
+        self.turn_of(permit, Work::AntiEntropy)
+    }
+
+    fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::SeqCst);
+        if !held {
+            self.released.tell();
+        }
     }
 
     /// Lets a put that has been answered stay for the homes that have not. `None` when too many do: what those homes lack is
@@ -167,7 +230,7 @@ impl Background {
         permit
     }
 
-    /// Tells how long a client's request took.
+    /// Tells how long a client's request took, or what another node's client waits for.
     pub(crate) fn observe_foreground(&self, took: Duration) {
         lock(&self.foreground).record(took);
     }
@@ -213,6 +276,7 @@ pub(crate) async fn control(node: Arc<Shared>) {
         tokio::time::sleep(PERIOD).await;
         let foreground = lock(&background.foreground).turn();
         calm.observe(foreground, background.begun.swap(0, Ordering::Relaxed));
+        background.hold(calm.must_be_waited_for(foreground));
         let before = share;
         share = next_share(share, foreground, calm.target());
         if share < before {
@@ -231,7 +295,7 @@ pub(crate) async fn control(node: Arc<Shared>) {
         }
         owed -= background.slots.forget_permits(owed);
         slots = next;
-        background.pause.store(pause_of(share), Ordering::Relaxed);
+        background.share.store(share, Ordering::Relaxed);
         background.metrics.background_share.set(f64::from(share) / f64::from(PIECE));
     }
 }
@@ -241,7 +305,7 @@ fn slots_of(share: u32) -> usize {
     (share / PIECE).max(SLOTS_MIN) as usize
 }
 
-/// How many times as long as a piece took its slot is idle, in sixteenths.
+/// How many times as long as a piece took its slot is idle, in parts of [`PIECE`].
 fn pause_of(share: u32) -> u32 {
     (SLOTS_MIN * PIECE * PIECE / share).saturating_sub(PIECE)
 }
@@ -262,7 +326,7 @@ fn next_share(share: u32, foreground: Foreground, target: Duration) -> u32 {
     match foreground {
         Foreground::P99(p99) if p99 > 2 * target => (share / 4).max(SHARE_MIN),
         Foreground::P99(p99) if p99 > target => (share / 2).max(SHARE_MIN),
-        Foreground::P99(_) => (share + (share / 4).min(2 * PIECE)).min(SHARE_MAX),
+        Foreground::P99(_) => (share + (share / 4).clamp(1, 2 * PIECE)).min(SHARE_MAX),
         Foreground::Few => share,
         Foreground::Absent => (share * 2).min(SHARE_MAX),
     }
@@ -274,6 +338,8 @@ struct Calm {
     p99: Option<Duration>,
     /// Periods since there was much to do in the background.
     periods: usize,
+    /// Periods for which this was waited for.
+    waited: usize,
 }
 
 impl Calm {
@@ -290,6 +356,15 @@ impl Calm {
     /// Whether there was little to do for so long that the percentile is not one of busier periods.
     fn is_calm(&self) -> bool {
         self.periods >= PERIODS
+    }
+
+    /// Whether bulk work has to wait for the figure.
+    fn must_be_waited_for(&mut self, foreground: Foreground) -> bool {
+        let wait = self.p99.is_none()
+            && matches!(foreground, Foreground::P99(_))
+            && self.waited < UNKNOWN_PERIODS_MAX;
+        self.waited += usize::from(wait);
+        wait
     }
 
     fn target(&self) -> Duration {
@@ -338,6 +413,8 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -352,6 +429,7 @@ mod tests {
         assert_eq!(next(32 * PIECE, 10), 34 * PIECE);
         assert_eq!(next(SHARE_MIN, 10), SHARE_MIN + 1);
         assert_eq!(next(SHARE_MAX, 10), SHARE_MAX);
+        assert_eq!(next(100, 10), 125);
         assert_eq!(next_share(20, Foreground::Few, target), 20);
         assert_eq!(next_share(20, Foreground::Absent, target), 40);
     }
@@ -359,7 +437,7 @@ mod tests {
     #[test]
     fn below_four_at_once_a_share_is_four_with_pauses() {
         for (share, slots, times_idle) in
-            [(64 * PIECE, 64, 0), (4 * PIECE, 4, 0), (PIECE, 4, 3), (SHARE_MIN, 4, 15)]
+            [(64 * PIECE, 64, 0), (4 * PIECE, 4, 0), (PIECE, 4, 3), (SHARE_MIN_OF_WRITES, 4, 15), (SHARE_MIN, 4, 255)]
         {
             assert_eq!(slots_of(share), slots);
             assert_eq!(pause_of(share), times_idle * PIECE, "{share}");
@@ -387,13 +465,40 @@ mod tests {
     async fn a_slot_is_idle_after_a_piece() {
         let background = Background::new(Arc::new(Metrics::new()));
         background.slots.forget_permits((SHARE_MAX / PIECE) as usize - 1);
-        background.pause.store(3 * PIECE, Ordering::Relaxed);
-        let turn = background.turn(Work::ReadRepair).await;
+        background.share.store(PIECE, Ordering::Relaxed);
+        let turn = background.turn(Work::HintDelivery).await;
         tokio::time::advance(10 * MS).await;
         drop(turn);
         let begun = Instant::now();
-        assert!(background.turn(Work::ReadRepair).await.is_some());
+        assert!(background.turn(Work::HintDelivery).await.is_some());
         assert!((30 * MS..33 * MS).contains(&begun.elapsed()));
+    }
+
+    #[tokio::test]
+    async fn bulk_work_waits_until_it_is_known_whether_there_is_a_foreground() {
+        let background = Background::new(Arc::new(Metrics::new()));
+        let mut turn = std::pin::pin!(background.turn(Work::AntiEntropy));
+        assert!(turn.as_mut().now_or_never().is_none());
+        assert!(background.turn(Work::HintDelivery).await.is_some(), "writes do not wait");
+        background.hold(false);
+        assert!(turn.await.is_some());
+    }
+
+    #[test]
+    fn what_the_foreground_takes_by_itself_is_waited_for_but_not_for_ever() {
+        let mut calm = Calm::default();
+        assert!(!calm.must_be_waited_for(Foreground::Absent));
+        assert!(!calm.must_be_waited_for(Foreground::Few));
+        // Not calm for some reason.
+        (0..UNKNOWN_PERIODS_MAX).for_each(|_| assert!(calm.must_be_waited_for(Foreground::P99(MS))));
+        assert!(!calm.must_be_waited_for(Foreground::P99(MS)));
+        let mut calm = Calm::default();
+        for _ in 1..PERIODS {
+            calm.observe(Foreground::P99(MS), 0);
+            assert!(calm.must_be_waited_for(Foreground::P99(MS)));
+        }
+        calm.observe(Foreground::P99(MS), 0);
+        assert!(!calm.must_be_waited_for(Foreground::P99(MS)), "it is known");
     }
 
     #[test]
@@ -422,17 +527,17 @@ mod tests {
         let background = Background::new(Arc::new(Metrics::new()));
         let mut turns = Vec::new();
         for _ in 0..SHARE_MAX / PIECE {
-            turns.push(background.turn(Work::ReadRepair).await);
+            turns.push(background.turn(Work::HintDelivery).await);
         }
         let waiting: Vec<_> =
-            (0..WAITING_MAX).map(|_| Waiting::enter(&background, Work::ReadRepair)).collect();
-        assert!(background.turn(Work::ReadRepair).await.is_none(), "too many wait");
+            (0..WAITING_MAX).map(|_| Waiting::enter(&background, Work::HintDelivery)).collect();
+        assert!(background.turn(Work::HintDelivery).await.is_none(), "too many wait");
         assert!(
-            Waiting::enter(&background, Work::HintDelivery).is_some(),
+            Waiting::enter(&background, Work::HintPlacement).is_some(),
             "each kind has a queue of its own"
         );
         drop(waiting);
         turns.pop();
-        assert!(background.turn(Work::ReadRepair).await.is_some());
+        assert!(background.turn(Work::HintDelivery).await.is_some());
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -11,6 +14,7 @@ use dynkv_ring::{Entry, History, HistoryFull, Membership, NodeId};
 use thiserror::Error;
 
 use crate::news::{Listener, News};
+use crate::settle::admission;
 use crate::storage::{Space, Storage, StorageError, write_durably};
 
 /// The history and everything folded from it. Immutable: a request works with one view from beginning to end.
@@ -54,6 +58,28 @@ pub enum LoadError {
         /// What the decoder said.
         reason: String,
     },
+    /// An earlier run has found out that the disk is an old copy: it lacks what the other nodes have settled since, and would bring back what was
+    /// deleted.
+    #[error(
+        "the disk {disk:016x} is an old copy: set it aside, and start the node on an empty disk with another id, which the others will fill"
+    )]
+    OldDisk {
+        /// The disk's id.
+        disk: u64,
+    },
+}
+
+/// What a node that begins with an empty disk may take along from one that is set aside: who its cluster is, and where.
+pub(crate) fn carried_over(
+    storage: &dyn Storage,
+) -> Result<Vec<(Space, Bytes, Option<Bytes>)>, StorageError> {
+    let mut carried = Vec::new();
+    for key in [HISTORY, NODES] {
+        if let Some(value) = storage.get(Space::Meta, &key)? {
+            carried.push((Space::Meta, key, Some(value)));
+        }
+    }
+    Ok(carried)
 }
 
 const HISTORY: Bytes = Bytes::from_static(b"history");
@@ -70,6 +96,8 @@ pub(crate) struct Cluster {
     nodes: Mutex<Nodes>,
     changed: News,
     refused: OnceLock<NotServing>,
+    /// Whether this node's disk may hold state.
+    admitted: AtomicBool,
     /// Held while a history is united, stored and published, so that two unions cannot lose each other's entries.
     uniting: tokio::sync::Mutex<()>,
 }
@@ -84,6 +112,9 @@ impl Cluster {
         name: String,
         mut me: NodeInfo,
     ) -> Result<Cluster, LoadError> {
+        if admission::is_old(&*storage)? {
+            return Err(LoadError::OldDisk { disk: me.disk });
+        }
         let history = match storage.get(Space::Meta, &HISTORY)? {
             Some(bytes) => History::from_bytes(&bytes)
                 .map_err(|error| LoadError::History { reason: error.to_string() })?,
@@ -98,6 +129,7 @@ impl Cluster {
         if let Some(told) = known.iter().find(|info| info.id == me.id) {
             me.boot = me.boot.max(told.boot.saturating_add(1));
         }
+        let admitted = AtomicBool::new(admission::is_admitted(&*storage, me.disk)?);
         let cluster = Cluster {
             name,
             storage,
@@ -105,6 +137,7 @@ impl Cluster {
             nodes: Mutex::new(BTreeMap::from([(me.id, me.clone())])),
             changed: News::default(),
             refused: OnceLock::new(),
+            admitted,
             uniting: tokio::sync::Mutex::new(()),
             me,
         };
@@ -138,7 +171,21 @@ impl Cluster {
                     .join(", "),
             });
         }
+        if !self.is_admitted() {
+            return Err(NotServing::Admitting { node: self.me.id });
+        }
         Ok(())
+    }
+
+    /// Whether this node's disk may hold state.
+    pub(crate) fn is_admitted(&self) -> bool {
+        self.admitted.load(Ordering::SeqCst)
+    }
+
+    /// This node's disk may hold state from here on.
+    pub(crate) fn set_admitted(&self) {
+        self.admitted.store(true, Ordering::SeqCst);
+        self.changed.tell();
     }
 
     /// Wakes whenever the view or the known nodes have changed.
@@ -308,6 +355,22 @@ pub enum NotServing {
         node: NodeId,
         /// Where the other process is.
         address: String,
+    },
+    /// Its disk is new, and the others do not all know of that yet.
+    #[error(
+        "node {node} has a new disk and waits until a majority of the other members have taken note of it: see `dyn status` if that takes longer than seconds"
+    )]
+    Admitting {
+        /// This node.
+        node: NodeId,
+    },
+    /// Its disk is an old copy.
+    #[error(
+        "the disk of node {node} is an old copy, which lacks what the others have settled since: it is set aside at the next start, and the node is filled from the others"
+    )]
+    OldDisk {
+        /// This node.
+        node: NodeId,
     },
     /// The cluster was founded without this node.
     #[error(

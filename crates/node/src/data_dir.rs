@@ -4,6 +4,7 @@
 //!  DIR/node.json   format, cluster, node id, disk id, boot counter; replaced atomically at every start
 //!  DIR/lock        locked while a process uses the directory
 //!  DIR/store/      fjall
+//!  DIR/store.aside-<disk>-<boot>/   a store that turned out to be an old copy, for the operator
 //! ```
 
 use std::{
@@ -108,6 +109,7 @@ pub(crate) struct DataDir {
     pub(crate) disk: u64,
     /// Counts the starts, this one included.
     pub(crate) boot: u64,
+    identity: Identity,
     _lock: File,
 }
 
@@ -119,7 +121,6 @@ impl DataDir {
         node: NodeId,
         new_disk: u64,
     ) -> Result<DataDir, DataDirError> {
-        let io = |path: &Path, error| DataDirError::Io { path: path.into(), error };
         fs::create_dir_all(path).map_err(|error| io(path, error))?;
         let lock_path = path.join("lock");
         let lock = File::options()
@@ -137,6 +138,10 @@ impl DataDir {
             Ok(bytes) => {
                 let mut identity = read_identity(path, &identity_path, &bytes, cluster, node)?;
                 identity.boot += 1;
+                if !path.join("store").exists() {
+                    // Whatever the disk of this id held is gone: it must not be taken for that one.
+                    identity.disk = new_disk;
+                }
                 identity
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -155,13 +160,31 @@ impl DataDir {
             Err(error) => return Err(io(&identity_path, error)),
         };
         write_atomically(path, &identity_path, &identity).map_err(|error| io(&identity_path, error))?;
-        Ok(DataDir { path: path.into(), disk: identity.disk, boot: identity.boot, _lock: lock })
+        Ok(DataDir { path: path.into(), disk: identity.disk, boot: identity.boot, identity, _lock: lock })
+    }
+
+    /// Sets the store aside, which must be closed: an empty one under the id `new_disk` takes its place. Returns where it is.
+    pub(crate) fn set_aside(&mut self, new_disk: u64) -> Result<PathBuf, DataDirError> {
+        let aside = self.path.join(format!("store.aside-{:016x}-{}", self.disk, self.boot));
+        self.identity.disk = new_disk;
+        let identity_path = self.path.join("node.json");
+        // First, so that a crash in between leaves the old store under the new id, to be set aside once more, and not an empty
+        // one under the old id.
+        write_atomically(&self.path, &identity_path, &self.identity)
+            .map_err(|error| io(&identity_path, error))?;
+        fs::rename(self.store(), &aside).map_err(|error| io(&aside, error))?;
+        self.disk = new_disk;
+        Ok(aside)
     }
 
     /// Where the store is.
     pub(crate) fn store(&self) -> PathBuf {
         self.path.join("store")
     }
+}
+
+fn io(path: &Path, error: io::Error) -> DataDirError {
+    DataDirError::Io { path: path.into(), error }
 }
 
 fn read_identity(
@@ -216,9 +239,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let first = open(dir.path(), "c", "n1").unwrap();
         assert_eq!((first.disk, first.boot), (77, 1));
+        fs::create_dir(first.store()).unwrap();
         drop(first);
         let second = DataDir::open(dir.path(), "c", id("n1"), 88).unwrap();
         assert_eq!((second.disk, second.boot), (77, 2));
+    }
+
+    #[test]
+    fn a_store_that_is_gone_or_set_aside_takes_the_disk_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut data_dir = open(dir.path(), "c", "n1").unwrap();
+        fs::create_dir(data_dir.store()).unwrap();
+        fs::write(data_dir.store().join("f"), "old").unwrap();
+        let aside = data_dir.set_aside(88).unwrap();
+        assert_eq!(fs::read_to_string(aside.join("f")).unwrap(), "old");
+        assert_eq!((data_dir.disk, data_dir.store().exists()), (88, false));
+        drop(data_dir);
+        assert_eq!(DataDir::open(dir.path(), "c", id("n1"), 99).unwrap().disk, 99);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! `replica` reads, unites and mints on every home; `storage` keeps the records. `cluster` is what the node knows of the
 //! membership, `gossip` how that travels and who is suspected to be down, `peers` the connections to the others. `hints` are
 //! kept for homes that are out of reach; `trees` are what replicas hold in short, `entropy` compares them and mends what differs;
-//! `background` bounds what no client waits for.
+//! `settle` lets tombstones and old context entries go; `background` bounds what no client waits for.
 //!
 //! # What this crate does not do
 //!
@@ -38,6 +38,7 @@ mod record;
 mod repair;
 mod replica;
 mod server;
+mod settle;
 mod shared;
 pub mod storage;
 mod trees;
@@ -47,6 +48,8 @@ pub use data_dir::DataDirError;
 pub use entropy::{CompareError, KeyDifference};
 pub use env::Env;
 pub use news::Listener;
+pub use settle::admission::is_old as disk_is_old;
+
 pub use node::{HINT_BYTES_MAX, Node, NodeConfig, Parts, StartError};
 
 pub use dynkv_net as net;

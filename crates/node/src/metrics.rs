@@ -35,6 +35,23 @@ pub(crate) struct RequestLabels {
     ending: Ending,
 }
 
+/// Why a settlement round was given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
+pub(crate) enum Abandoned {
+    /// A member gave no answer.
+    Unreachable,
+    /// A member had promised as much or more, or has another history.
+    Refused,
+    /// Every key is something else somewhere.
+    Differs,
+}
+
+/// Labels of [`Metrics::settle_abandoned`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct AbandonedLabel {
+    pub(crate) reason: Abandoned,
+}
+
 macro_rules! metrics {
     ($($field:ident : $ty:ty = $new:expr, $help:literal;)+) => {
         /// The node's metrics; fields are cheap handles.
@@ -104,6 +121,15 @@ metrics! {
     background_share: Gauge<f64, AtomicU64> = Gauge::default(), "Pieces of background work that may be under way at once; below four: that may on average";
     background_begun: Family<WorkLabel, Counter> = Family::default(), "Pieces of background work begun";
     background_left_out: Family<WorkLabel, Counter> = Family::default(), "Pieces of background work left out because too many were waiting";
+    settle_rounds: Counter = Counter::default(), "Settlement rounds begun by this node";
+    settle_decided: Counter = Counter::default(), "Of those, the ones in which all members agreed on some keys";
+    settle_abandoned: Family<AbandonedLabel, Counter> = Family::default(), "Of those, the ones that were given up, by reason";
+    settle_paused: Gauge = Gauge::default(), "Partitions in which nothing settles because a member is out of reach";
+    tombstones_dropped: Counter = Counter::default(), "Deleted keys whose last record or hint was dropped here";
+    contexts_compacted: Counter = Counter::default(), "Records and hints whose old context entries were dropped here";
+    messages_behind: Counter = Counter::default(), "States that were refused because they were read before a settlement round was promised";
+    disks_set_aside: Counter = Counter::default(), "Times that this node's disk turned out to be an old one";
+    disks_admitted: Counter = Counter::default(), "Times that this node's disk was admitted as a new one";
     put_ids: Gauge = Gauge::default(), "Put ids remembered for retries";
     history_entries: Gauge = Gauge::default(), "Entries of the membership history";
     gossip_messages: Counter = Counter::default(), "Messages of gossip sent";

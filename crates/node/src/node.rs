@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     background::{self, Background},
-    cluster::{Cluster, LoadError, NotServing},
+    cluster::{self, Cluster, LoadError, NotServing},
     data_dir::{DataDir, DataDirError},
     entropy::{self, CompareError, Entropy, KeyDifference},
     env::Env,
@@ -32,8 +32,9 @@ use crate::{
     propose,
     replica::Replica,
     server::{self, Server},
+    settle::{self, Paused, admission, marks::MarksBook},
     shared::{REQUESTS_MAX, Shared},
-    storage::{FjallOptions, FjallStorage, Storage, StorageError},
+    storage::{FjallOptions, FjallStorage, Storage, StorageError, write_durably},
     trees::{self, Trees},
 };
 
@@ -146,7 +147,7 @@ pub struct Node {
 /// one that is started after it.
 struct Tasks {
     gossip: Arc<Gossiper>,
-    handles: [JoinHandle<()>; 10],
+    handles: [JoinHandle<()>; 12],
 }
 
 impl Drop for Tasks {
@@ -180,6 +181,11 @@ pub struct Parts {
     pub anti_entropy: bool,
 }
 
+fn open_store(data_dir: &DataDir, options: &FjallOptions) -> Result<FjallStorage, StartError> {
+    let path = data_dir.store();
+    FjallStorage::open(&path, options).map_err(|error| StartError::Store { path, error })
+}
+
 impl Node {
     /// Opens the data directory and the store, and listens. Uses the current tokio runtime, which must live as long as
     /// the node; a current-thread runtime of its own is best.
@@ -193,13 +199,20 @@ impl Node {
             return Err(StartError::NoAddress { listen: config.listen });
         }
         let env = Env::system();
-        let data_dir = DataDir::open(&config.data_dir, name.cluster(), id, env.random())?;
+        let mut data_dir = DataDir::open(&config.data_dir, name.cluster(), id, env.random())?;
         let endpoint = Endpoint::bind(config.listen, config.identity.clone(), Options::default())?;
         let options = FjallOptions { cache_bytes: config.cache_bytes, ..FjallOptions::default() };
-        let store = data_dir.store();
         // Opening may replay a journal; nothing else runs on this runtime yet that it could hold up.
-        let storage =
-            FjallStorage::open(&store, &options).map_err(|error| StartError::Store { path: store, error })?;
+        let mut storage = open_store(&data_dir, &options)?;
+        if admission::is_old(&storage).map_err(LoadError::from)? {
+            let carried = cluster::carried_over(&storage).map_err(LoadError::from)?;
+            storage.close();
+            drop(storage);
+            let aside = data_dir.set_aside(env.random())?;
+            tracing::warn!(store = %aside.display(), "the store is an old copy and was set aside; the others will fill an empty one");
+            storage = open_store(&data_dir, &options)?;
+            write_durably(&storage, carried).await.map_err(LoadError::from)?;
+        }
         let info = NodeInfo {
             id,
             address: config.advertise.unwrap_or_else(|| endpoint.local_addr().to_string()),
@@ -222,7 +235,7 @@ impl Node {
     /// Puts a node together from its parts and lets it serve.
     ///
     /// # Errors
-    /// [`LoadError`] when the store's notes on the cluster cannot be read.
+    /// [`LoadError`] when the store's notes on the cluster cannot be read, or say that the disk is an old copy.
     pub fn assemble(parts: Parts) -> Result<Node, LoadError> {
         Node::assemble_in(None, parts)
     }
@@ -235,13 +248,15 @@ impl Node {
         let cluster = Arc::new(Cluster::load(storage.clone(), name, info)?);
         let gossip = Arc::new(Gossiper::new(cluster.clone(), env.clone(), metrics.clone()));
         let hints = Arc::new(Hints::load(storage.clone(), metrics.clone(), hint_bytes_max)?);
+        let marks = Arc::new(MarksBook::load(storage.clone())?);
         let trees = Arc::new(Trees::load(storage.clone(), metrics.clone())?);
         trees.follow(&cluster.view(), &cluster.me.id);
         let shared = Arc::new(Shared {
             peers: Peers::new(endpoint.clone(), cluster.clone(), gossip.clone(), metrics.clone()),
-            replica: Replica::new(storage, hints, trees, env.clone(), metrics.clone()),
+            replica: Replica::new(storage, hints, trees, marks, env.clone(), metrics.clone()),
             background: Background::new(metrics.clone()),
             entropy: Entropy::default(),
+            settling_paused: Paused::default(),
             cluster,
             gossip,
             metrics,
@@ -265,6 +280,8 @@ impl Node {
             tokio::spawn(entropy::run(shared.clone(), anti_entropy)),
             tokio::spawn(entropy::heal::run(shared.clone())),
             tokio::spawn(entropy::repairs::run(shared.clone())),
+            tokio::spawn(admission::run(shared.clone())),
+            tokio::spawn(settle::run(shared.clone())),
         ];
         let tasks = Tasks { gossip: shared.gossip.clone(), handles };
         Ok(Node { shared, endpoint, tasks })
@@ -314,18 +331,18 @@ impl Node {
         self.shared.cluster.view().membership.founded()
     }
 
-    /// Waits until the node serves requests: until the cluster is founded, and the connections to the other members
-    /// have been tried.
+    /// Waits until the node serves requests: until the cluster is founded, the node's disk is admitted, and the connections to the
+    /// other members have been tried.
     ///
     /// # Errors
     /// [`NotServing::NotMember`] when the cluster was founded without it, [`NotServing::Duplicate`] when another process
-    /// has its place.
+    /// has its place, [`NotServing::OldDisk`] when it is to be started again, which sets its disk aside.
     pub async fn serving(&self) -> Result<(), NotServing> {
         let mut changed = self.shared.cluster.subscribe();
         loop {
             match self.shared.cluster.serving(&self.shared.cluster.view()) {
                 Ok(()) => break,
-                Err(NotServing::NotFounded { .. }) => {}
+                Err(NotServing::NotFounded { .. } | NotServing::Admitting { .. }) => {}
                 Err(refused) => return Err(refused),
             }
             changed.changed().await;
@@ -337,8 +354,8 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until the node serves nothing any more because another process has its place: perhaps for ever. It goes on
-    /// saying so until it is stopped.
+    /// Waits until the node serves nothing any more, because another process has its place, or because its disk is an old
+    /// copy: perhaps for ever. It goes on saying so until it is stopped.
     pub async fn refused(&self) -> NotServing {
         let mut changed = self.shared.cluster.subscribe();
         loop {

@@ -4,7 +4,7 @@
 //! feature: a feature that one package of the workspace asks for is in the binary, too.
 
 /// A bug, named after what is wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bug {
     /// A node goes on under a record's actor although another start of it had chosen that.
     ActorReusedAfterRestart,
@@ -36,6 +36,33 @@ pub enum Bug {
     SlotCountsTwice,
     /// Two hints that one node keeps are two acknowledgements.
     NodeCountsTwice,
+    // From here on those of the settlement: see `Bug::is_of_settlement`.
+    /// A tombstone goes when its grace has passed, whatever others hold.
+    TombstoneByTime,
+    /// Only the homes are asked whether they have agreed.
+    SettleHomesOnly,
+    /// Only the issuer and one more home are asked.
+    SettleSomeHomes,
+    /// Members that are out of reach are not asked.
+    SettleReachableOnly,
+    /// What goes is not compared with what was agreed on.
+    SettleUnchecked,
+    /// A yes is said before it is on disk.
+    SettleBeforeDurable,
+    /// A state that was refused as read too early is sent again under later marks, and not read again.
+    SettleRestamps,
+    /// A member is not asked about its hints.
+    SettleIgnoresHints,
+    /// A member answers whatever the issuer's history is.
+    SettleAnyView,
+    /// What was agreed on is dropped at once: no decision is noted.
+    SettleTwoPhases,
+    /// One member is enough to admit a new disk.
+    AdmittedByOne,
+    /// A node goes on under a record's actor whose context entry has gone.
+    CompactionKeepsActor,
+    /// A tree does not hear of a record that goes.
+    TreeNotTold,
 }
 
 #[cfg(dynkv_planted)]
@@ -50,7 +77,7 @@ mod live {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Bug; 15] = [
+        pub const ALL: [Bug; 28] = [
             Bug::ActorReusedAfterRestart,
             Bug::DotReusedAfterFailedWrite,
             Bug::ContextOfCoordinator,
@@ -66,7 +93,27 @@ mod live {
             Bug::HintRemovedOnMemoryAck,
             Bug::SlotCountsTwice,
             Bug::NodeCountsTwice,
+            Bug::TombstoneByTime,
+            Bug::SettleHomesOnly,
+            Bug::SettleSomeHomes,
+            Bug::SettleReachableOnly,
+            Bug::SettleUnchecked,
+            Bug::SettleBeforeDurable,
+            Bug::SettleRestamps,
+            Bug::SettleIgnoresHints,
+            Bug::SettleAnyView,
+            Bug::SettleTwoPhases,
+            Bug::AdmittedByOne,
+            Bug::CompactionKeepsActor,
+            Bug::TreeNotTold,
         ];
+    }
+
+    impl Bug {
+        /// Whether it shows only where tombstones may go sooner than faults end.
+        pub fn is_of_settlement(self) -> bool {
+            self >= Bug::TombstoneByTime
+        }
     }
 
     /// Lets all nodes that run on this thread have `bug` from now on, or none.

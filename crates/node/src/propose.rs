@@ -5,7 +5,7 @@ use std::sync::Arc;
 use dynkv_proto::{
     BUCKET_CHANGE_KIND, Blob, BucketChange, Digest, Failure, FailureCode, NodeInfo, Propose, ProposeReply,
 };
-use dynkv_ring::{Change, Entry, Plan};
+use dynkv_ring::{Change, Entry, Membership, Plan};
 
 use crate::{
     cluster::{Cluster, HistoryError, View},
@@ -45,13 +45,25 @@ pub(crate) async fn propose(
     nodes: Vec<NodeInfo>,
     expect: Option<Digest>,
 ) -> Result<(Vec<Entry>, Digest), Failure> {
-    let added = node.cluster.add_entries(|view| {
+    let changed = commit(node, &changes, |view| {
         check_expected(view, expect)?;
         check(&node.cluster, view, &changes)?;
-        let entries = stamp(node, view, changes)?;
         node.cluster.unite_nodes(nodes.clone());
         node.gossip.introduce(nodes);
-        Ok(entries)
+        Ok(())
+    });
+    Ok((changed.await?, node.cluster.view().digest))
+}
+
+/// Stamps changes, makes them part of the history if `check` has nothing against it in the view of that moment, and tells the others.
+pub(crate) async fn commit(
+    node: &Arc<Shared>,
+    changes: &[Change],
+    check: impl FnOnce(&View) -> Result<(), Failure>,
+) -> Result<Vec<Entry>, Failure> {
+    let added = node.cluster.add_entries(|view| {
+        check(view)?;
+        Ok(stamp(node, view, changes)?)
     });
     let entries = added.await.map_err(|error| match error {
         Refusal::Failure(failure) => failure,
@@ -64,7 +76,7 @@ pub(crate) async fn propose(
         node.gossip.carry(entry.clone());
     }
     gossip::tell_all(node);
-    Ok((entries, node.cluster.view().digest))
+    Ok(entries)
 }
 
 /// Why changes did not become part of the history.
@@ -85,13 +97,13 @@ impl From<HistoryError> for Refusal {
     }
 }
 
-fn stamp(node: &Shared, view: &View, changes: Vec<Change>) -> Result<Vec<Entry>, Failure> {
+fn stamp(node: &Shared, view: &View, changes: &[Change]) -> Result<Vec<Entry>, Failure> {
     let mut latest = view.history.latest_time().unwrap_or(0);
-    let stamped = changes.into_iter().map(|change| {
+    let stamped = changes.iter().map(|change| {
         let time = node.replica.history_time(latest);
         let time = time.map_err(|error| Failure::not_done(FailureCode::Clock, error.to_string()))?;
         latest = time.as_u64();
-        Entry::new(latest, node.cluster.me.id, change).map_err(|error| invalid(error.to_string()))
+        Entry::new(latest, node.cluster.me.id, change.clone()).map_err(|error| invalid(error.to_string()))
     });
     stamped.collect()
 }
@@ -172,17 +184,23 @@ fn check_members(view: &View, changes: &[Change]) -> Result<(), Failure> {
     check_possible(&plan)
 }
 
-/// Whether this version can carry out what is planned. It cannot move data, so whatever changes the home of a partition would
-/// lose it: this is the one place that says no.
+/// Whether this version can carry out what is planned: the one place that says no.
+///
+/// Nodes serve by the ring's homes, which change with the history at once, and data does not follow: a new home would answer reads without it.
+/// That the plan itself keeps all homes is not enough. Another node may take another one meanwhile, which keeps them by itself too, and both
+/// together do not: two nodes named as being on one host, each by another operator. Only where every member is a home of everything, and the
+/// members stay, do weights, zones and hosts change nothing but the order of homes, whatever else is changed meanwhile.
 fn check_possible(plan: &Plan) -> Result<(), Failure> {
-    if plan.keeps_placement() {
+    let members = |membership: &Membership| {
+        membership.members().map(|state| (state.member.id, state.status)).collect::<Vec<_>>()
+    };
+    let (before, after) = (members(plan.before()), members(plan.after()));
+    if before == after && after.len() <= usize::from(plan.after().replicas()) {
         return Ok(());
     }
-    Err(invalid(format!(
-        "{} of {} partitions would get other homes, and this version cannot move data yet: only changes that leave all homes as they are can be made",
-        plan.partitions().len(),
-        plan.after().partitions()
-    )))
+    Err(invalid(
+        "this version cannot carry out changes that may move data yet: once a cluster is founded, only weights, zones and hosts can be changed, and only where every member keeps everything (as many members as replicas, at most)".into(),
+    ))
 }
 
 fn invalid(message: String) -> Failure {

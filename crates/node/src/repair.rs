@@ -13,8 +13,9 @@ use crate::{
     key::{Key, RecordAt},
     record::Record,
     replica::{Incoming, Replica},
+    settle::{TakeError, compact::unsettled_since_ms},
     storage::{Apply, Done, Durability, Space, StorageError, Transaction},
-    trees::TreeChange,
+    trees::{TreeChange, index::Entered},
 };
 
 /// The state that a record holds now, and the change that is to be committed with it.
@@ -41,11 +42,11 @@ impl Replica {
         key: &Key,
         incoming: Option<Incoming>,
         conflict: Conflict,
-        done: impl FnOnce(Result<Option<Bytes>, StorageError>) + Send + 'static,
+        done: impl FnOnce(Result<Option<Bytes>, TakeError>) + Send + 'static,
     ) -> Result<(), StorageError> {
         let puts: Vec<_> = incoming.iter().flat_map(Incoming::puts).collect();
         let (replica, at) = (self.clone(), key.at());
-        // From memory: nothing is given up because the state is here.
+        // Nothing is given up because the state is here.
         self.submit(
             move |tx| replica.settle_within(tx, &at, incoming, conflict),
             puts,
@@ -60,12 +61,15 @@ impl Replica {
         at: &RecordAt,
         incoming: Option<Incoming>,
         conflict: Conflict,
-    ) -> Result<Settled, StorageError> {
+    ) -> Result<Settled, TakeError> {
+        if let Some(incoming) = &incoming {
+            self.take(&at.record, incoming)?;
+        }
         let before = tx.get(Space::Records, &at.record)?.map(Record::decode).transpose()?;
-        let held = before.as_ref().map(Record::digest).transpose()?;
-        let indexed = self.trees.indexed(tx, at)?;
+        let held = before.as_ref().map(entered_of).transpose()?;
+        let indexed = self.trees.entered(tx, at)?;
         if before.is_none() && indexed.is_some() {
-            return Err(missing());
+            return Err(missing().into());
         }
         if held != indexed {
             self.metrics.tree_drifts.inc();
@@ -73,17 +77,18 @@ impl Replica {
             // Which of the two it was told is not known.
             self.trees.doubt(at);
         }
+        let old = indexed.map(|entered| entered.digest);
         let after = match incoming {
             Some(incoming) => self.united(before.clone(), incoming, conflict)?,
             None => None,
         };
         match (after, before, held) {
-            (Some(after), _, _) => {
-                let change = self.trees.put_record(tx, at, indexed, &after)?;
+            (Some((after, since_ms)), _, _) => {
+                let change = self.trees.put_record(tx, at, old, &after, since_ms)?;
                 Ok((Some(after.state), Some(change)))
             }
             (None, Some(before), Some(held)) => {
-                let change = (indexed != Some(held)).then(|| self.trees.put_digest(tx, at, indexed, held));
+                let change = (indexed != Some(held)).then(|| self.trees.put_digest(tx, at, old, held));
                 Ok((Some(before.state), change))
             }
             _ => Ok((None, None)),
@@ -112,7 +117,7 @@ impl Replica {
         healthy: Incoming,
         everybody: bool,
         conflict: Conflict,
-        done: impl FnOnce(Result<bool, StorageError>) + Send + 'static,
+        done: impl FnOnce(Result<bool, TakeError>) + Send + 'static,
     ) -> Result<(), StorageError> {
         let (replica, at) = (self.clone(), key.at());
         let puts: Vec<_> = healthy.puts().collect();
@@ -131,14 +136,15 @@ impl Replica {
         healthy: Incoming,
         everybody: bool,
         conflict: Conflict,
-    ) -> Result<Settled, StorageError> {
+    ) -> Result<Settled, TakeError> {
+        self.take(&at.record, &healthy)?;
         let stored =
             tx.get(Space::Records, &at.record).and_then(|bytes| bytes.map(Record::decode).transpose());
         let decoded = stored.and_then(|record| match record {
             Some(record) => Ok((record.decode_state()?, record)),
             None => Err(missing()),
         });
-        let record = match decoded {
+        let (record, since_ms) = match decoded {
             // Replaced meanwhile, by an overwrite.
             Ok((state, record)) if state.is_intact() => return Ok((Some(record.state), None)),
             Ok((damaged, record)) => {
@@ -148,26 +154,26 @@ impl Replica {
                 if !state.is_intact() {
                     return Ok((None, None));
                 }
-                Record { state: state.encode(), ..record }
+                (Record { state: state.encode(), ..record }, unsettled_since_ms(&state))
             }
             Err(StorageError::Damaged { .. }) if everybody => {
-                Record { local_actor: None, state: healthy.bytes }
+                (Record { local_actor: None, state: healthy.bytes }, unsettled_since_ms(&healthy.state))
             }
             Err(StorageError::Damaged { .. }) => return Ok((None, None)),
-            Err(error) => return Err(error),
+            Err(error) => return Err(error.into()),
         };
         let indexed: Option<Digest> = self.trees.indexed(tx, at)?;
-        let change = self.trees.put_record(tx, at, indexed, &record)?;
+        let change = self.trees.put_record(tx, at, indexed, &record, since_ms)?;
         self.metrics.records_healed.inc();
         Ok((Some(record.state), Some(change)))
     }
 
     fn submit(
         self: &Arc<Self>,
-        work: impl FnOnce(&mut Transaction<'_>) -> Result<Settled, StorageError> + Send + 'static,
+        work: impl FnOnce(&mut Transaction<'_>) -> Result<Settled, TakeError> + Send + 'static,
         puts: Vec<(dynkv_proto::PutId, dynkv_vclock::Dot<dynkv_proto::Actor>)>,
         record: Bytes,
-        done: impl FnOnce(Result<Option<Bytes>, StorageError>) + Send + 'static,
+        done: impl FnOnce(Result<Option<Bytes>, TakeError>) + Send + 'static,
     ) -> Result<(), StorageError> {
         let replica = self.clone();
         let apply: Apply = Box::new(move |tx| match work(tx) {
@@ -181,17 +187,23 @@ impl Replica {
                     }
                     Err(_) => replica.renew_actor(),
                 }
-                done(outcome.map(|()| state));
+                done(outcome.map(|()| state).map_err(TakeError::from));
             }) as Done,
             Err(error) => {
-                if matches!(error, StorageError::Damaged { .. }) {
+                if matches!(error, TakeError::Storage(StorageError::Damaged { .. })) {
                     replica.damaged.note(&record);
                 }
                 Box::new(move |_| done(Err(error)))
             }
         });
-        self.storage.submit(Durability::Memory, apply)
+        self.storage.submit(Durability::Later, apply)
     }
+}
+
+/// What the index is to say of a record.
+pub(crate) fn entered_of(record: &Record) -> Result<Entered, StorageError> {
+    let unsettled_since_ms = unsettled_since_ms(&record.decode_state()?);
+    Ok(Entered { digest: record.digest()?, unsettled_since_ms })
 }
 
 fn missing() -> StorageError {

@@ -10,8 +10,8 @@ use std::{
 
 use bytes::Bytes;
 use dynkv_proto::{
-    Actor, Conflict, ContextToken, DecodeError, Digest, ListedKey, PutId, PutSeenReply, Seen, Stamp, State,
-    Version,
+    Actor, Conflict, ContextToken, DecodeError, Digest, ListedKey, Marks, PutId, PutSeenReply, Seen, Stamp,
+    State, Version,
 };
 use dynkv_ring::PartitionId;
 use dynkv_vclock::{CausalContext, Dot, HybridClock, HybridTime};
@@ -28,6 +28,11 @@ use crate::{
     planted::{self, Bug},
     put_ids::{Attempt, PutIds, Superseded},
     record::{Record, bucket_prefix},
+    settle::{
+        TakeError,
+        compact::unsettled_since_ms,
+        marks::{MarksBook, partition_of},
+    },
     storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
     trees::{TreeChange, Trees},
 };
@@ -50,6 +55,7 @@ pub(crate) struct Replica {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) hints: Arc<Hints>,
     pub(crate) trees: Arc<Trees>,
+    pub(crate) marks: Arc<MarksBook>,
     pub(crate) damaged: Damaged,
     pub(crate) env: Arc<Env>,
     actors: Actors,
@@ -79,6 +85,8 @@ pub(crate) struct Mint {
 pub(crate) struct Minted {
     /// The resulting state, encoded: what goes to the other replicas.
     pub(crate) state: Bytes,
+    /// The settlement marks under which it was read.
+    pub(crate) stamp: Stamp,
     pub(crate) dot: Dot<Actor>,
     /// The request's context and the dot.
     pub(crate) context: CausalContext<Actor>,
@@ -120,7 +128,7 @@ impl From<HintError> for MintError {
     fn from(error: HintError) -> MintError {
         match error {
             HintError::Storage(error) => MintError::Storage(error),
-            full @ HintError::Full { .. } => MintError::Hint(full),
+            refused => MintError::Hint(refused),
         }
     }
 }
@@ -145,6 +153,7 @@ impl Replica {
         storage: Arc<dyn Storage>,
         hints: Arc<Hints>,
         trees: Arc<Trees>,
+        marks: Arc<MarksBook>,
         env: Arc<Env>,
         metrics: Arc<Metrics>,
     ) -> Arc<Replica> {
@@ -152,6 +161,7 @@ impl Replica {
             storage,
             hints,
             trees,
+            marks,
             damaged: Damaged::new(metrics.clone()),
             actors: Actors::new(env.clone()),
             clock: Mutex::new(HybridClock::new()),
@@ -161,9 +171,10 @@ impl Replica {
         })
     }
 
-    /// The configuration and settled state this replica is in. Zero: data does not move or settle yet.
-    pub(crate) fn stamp(&self) -> Stamp {
-        Stamp::default()
+    /// The configuration and settled state under which a key's state is sent that is read from here on. The epoch is zero: data
+    /// does not move yet.
+    pub(crate) fn stamp(&self, key: &Key) -> Stamp {
+        self.marks.stamp(key.partition.0)
     }
 
     /// The record of `key`.
@@ -210,7 +221,7 @@ impl Replica {
         incoming: Incoming,
         conflict: Conflict,
         durability: Durability,
-        done: impl FnOnce(Result<(), StorageError>) + Send + 'static,
+        done: impl FnOnce(Result<(), TakeError>) + Send + 'static,
     ) -> Result<(), StorageError> {
         let (replica, at) = (self.clone(), key.at());
         let apply: Apply = Box::new(move |tx| {
@@ -218,7 +229,7 @@ impl Replica {
             let change = match replica.unite_within(tx, &at, incoming, conflict) {
                 Ok(change) => change,
                 Err(error) => {
-                    if matches!(error, StorageError::Damaged { .. }) {
+                    if matches!(error, TakeError::Storage(StorageError::Damaged { .. })) {
                         replica.damaged.note(&at.record);
                     }
                     return Box::new(move |_| done(Err(error))) as Done;
@@ -234,7 +245,7 @@ impl Replica {
                     }
                     Err(_) => replica.renew_actor(),
                 }
-                done(result);
+                done(result.map_err(TakeError::from));
             })
         });
         self.storage.submit(durability, apply)
@@ -246,26 +257,38 @@ impl Replica {
         at: &RecordAt,
         incoming: Incoming,
         conflict: Conflict,
-    ) -> Result<Option<TreeChange>, StorageError> {
+    ) -> Result<Option<TreeChange>, TakeError> {
+        self.take(&at.record, &incoming)?;
         let before = tx.get(Space::Records, &at.record)?.map(Record::decode).transpose()?;
         let state_before = before.as_ref().map(|record| record.state.clone());
-        let Some(record) = self.united(before, incoming, conflict)? else {
+        let Some((record, since_ms)) = self.united(before, incoming, conflict)? else {
             self.metrics.replica_writes_idle.inc();
             return Ok(None);
         };
         let old = state_before.as_ref().map(digest).transpose()?;
-        self.trees.put_record(tx, at, old, &record).map(Some)
+        Ok(Some(self.trees.put_record(tx, at, old, &record, since_ms)?))
     }
 
-    /// The record after uniting `incoming` with what is there; `None` when it brings nothing new.
+    /// Whether the settlement lets `incoming` in; within the transaction that unites it.
+    pub(crate) fn take(&self, record: &Bytes, incoming: &Incoming) -> Result<(), TakeError> {
+        let taken = self.marks.take(partition_of(record), &incoming.marks);
+        if taken.is_err() {
+            self.metrics.messages_behind.inc();
+        }
+        taken
+    }
+
+    /// The record after uniting `incoming` with what is there, and since when there is something in it to settle; `None` when
+    /// it brings nothing new.
     pub(crate) fn united(
         &self,
         before: Option<Record>,
         incoming: Incoming,
         conflict: Conflict,
-    ) -> Result<Option<Record>, StorageError> {
+    ) -> Result<Option<(Record, u64)>, StorageError> {
         let Some(before) = before else {
-            return Ok(Some(Record { local_actor: None, state: incoming.bytes }));
+            let since_ms = unsettled_since_ms(&incoming.state);
+            return Ok(Some((Record { local_actor: None, state: incoming.bytes }, since_ms)));
         };
         if before.state == incoming.bytes {
             return Ok(None);
@@ -279,14 +302,14 @@ impl Replica {
             let same_header = digest(&before.state)? == digest(&incoming.bytes)?;
             return Ok(same_header.then(|| {
                 self.metrics.records_healed.inc();
-                Record { state: incoming.bytes, ..before }
+                (Record { state: incoming.bytes, ..before }, unsettled_since_ms(&merged))
             }));
         }
         // Most often the incoming state is the local one and a later version, and its bytes are stored as they came.
         // With its context, nothing of the local state can have stayed that it does not have, too.
         let is_incoming = *merged.context() == context && merged.siblings().len() == versions;
         let state = if is_incoming { incoming.bytes } else { merged.encode() };
-        Ok(Some(Record { local_actor: before.local_actor, state }))
+        Ok(Some((Record { local_actor: before.local_actor, state }, unsettled_since_ms(&merged))))
     }
 
     /// Reads, merges and writes a new version of `key` at `place`, durable before it is acknowledged if `durability` says
@@ -344,19 +367,29 @@ impl Replica {
         place: &Place,
         mint: Mint,
     ) -> Result<(Minted, Option<Kept>), MintError> {
+        // Before anything is read.
+        let stamp = self.marks.stamp(partition_of(&at.record));
         let found = self.find(tx, &at.record, place, mint.conflict)?;
-        let (minted, record) = self.minted(found.record.clone(), mint)?;
+        let (minted, record) = self.minted(found.record.clone(), mint, stamp)?;
         // What an earlier attempt left may be in a hint for another home: this node answers for the first one's.
-        let record = record.or_else(|| found.unkept());
+        let record = match (record, found.unkept()) {
+            (None, Some(unkept)) => Some((unsettled_since_ms(&unkept.decode_state()?), unkept)),
+            (record, _) => record,
+        };
         let kept = match record {
-            Some(record) => self.keep(tx, at, place, found, record)?,
+            Some((since_ms, record)) => self.keep(tx, at, place, found, record, since_ms)?,
             None => None,
         };
         Ok((minted, kept))
     }
 
     /// What minting does to a record; `None` in place of a record when an earlier attempt had done it.
-    fn minted(&self, before: Option<Record>, mint: Mint) -> Result<(Minted, Option<Record>), MintError> {
+    fn minted(
+        &self,
+        before: Option<Record>,
+        mint: Mint,
+        stamp: Stamp,
+    ) -> Result<(Minted, Option<(u64, Record)>), MintError> {
         let local_actor = before.as_ref().and_then(|record| record.local_actor);
         let mut state = match &before {
             Some(record) => record.decode_state()?,
@@ -380,8 +413,10 @@ impl Replica {
             let mut context = token.context;
             context.merge(&own);
             let time = state.siblings().get(&dot).map_or(token.time, |version| version.time.max(token.time));
-            return Ok((Minted { state: record.state, dot, context, time, twins }, None));
+            return Ok((Minted { state: record.state, stamp, dot, context, time, twins }, None));
         }
+        // Applied once, and nothing of it is left: settled, most likely. It is written again, and the writer is told.
+        let twins = self.put_ids().dot(put_id).is_some();
         if mint.attempt.is_first {
             self.put_ids()
                 .begin(put_id, mint.attempt, Instant::now())
@@ -411,7 +446,8 @@ impl Replica {
             true => state.context().clone(),
             false => written.context,
         };
-        Ok((Minted { state: encoded, dot: written.dot, context, time, twins: false }, Some(record)))
+        let minted = Minted { state: encoded, stamp, dot: written.dot, context, time, twins };
+        Ok((minted, Some((unsettled_since_ms(&state), record))))
     }
 
     fn check_limits(
@@ -475,6 +511,7 @@ impl Replica {
     ) -> Result<(PutSeenReply, Bytes), StorageError> {
         // Asked before the record is read: a put that is committed in between is found in the record, or was begun.
         let seen = self.put_ids().answer(put_id, attempt, Instant::now());
+        let stamp = self.stamp(key);
         let record = self.held(key, place, conflict)?;
         let (seen, dot) = match (self.applied(put_id, record.as_ref())?, seen) {
             (Some(dot), seen) => (applied_seen(seen), dot),
@@ -486,7 +523,7 @@ impl Replica {
             (Seen::Applied | Seen::AppliedPerhapsTwice, Some(record)) => record.state,
             _ => Bytes::new(),
         };
-        Ok((PutSeenReply { seen, actor: dot.actor, counter: dot.counter, stamp: self.stamp() }, state))
+        Ok((PutSeenReply { seen, actor: dot.actor, counter: dot.counter, stamp }, state))
     }
 
     /// Begins a retry as its coordinator. Says what this node knows of the put itself.
@@ -607,6 +644,8 @@ fn list_entry(key: &Bytes, value: Bytes) -> Result<ListedKey, StorageError> {
 pub(crate) struct Incoming {
     pub(crate) bytes: Bytes,
     pub(crate) state: State,
+    /// The settlement marks under which it was read from storage.
+    pub(crate) marks: Marks,
 }
 
 impl Incoming {
@@ -614,12 +653,12 @@ impl Incoming {
     ///
     /// # Errors
     /// [`DecodeError`] when they are no state or a value fails its checksum.
-    pub(crate) fn verify(bytes: Bytes) -> Result<Incoming, DecodeError> {
+    pub(crate) fn verify(bytes: Bytes, marks: Marks) -> Result<Incoming, DecodeError> {
         let state = State::decode(bytes.clone())?;
         if !state.is_intact() {
             return Err(DecodeError::Body { reason: "a value fails its checksum".into() });
         }
-        Ok(Incoming { bytes, state })
+        Ok(Incoming { bytes, state, marks })
     }
 
     /// The digest of the state.
@@ -642,8 +681,9 @@ mod tests {
         let (storage, metrics) = (Arc::new(MemoryStorage::default()), Arc::new(Metrics::new()));
         let hints = Hints::load(storage.clone(), metrics.clone(), 1000).expect("an empty store");
         let trees = Trees::load(storage.clone(), metrics.clone()).expect("an empty store");
-        let replica =
-            Replica::new(storage, Arc::new(hints), Arc::new(trees), Arc::new(Env::fixed(5)), metrics);
+        let marks = Arc::new(MarksBook::load(storage.clone()).expect("an empty store"));
+        let env = Arc::new(Env::fixed(5));
+        let replica = Replica::new(storage, Arc::new(hints), Arc::new(trees), marks, env, metrics);
         let check = |siblings, header_bytes: usize, bytes: usize| {
             let mut encoded = vec![0; bytes];
             encoded[..4].copy_from_slice(&(header_bytes as u32).to_be_bytes());

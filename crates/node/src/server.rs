@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dynkv_net::{Handler, PeerName, Responder};
+use dynkv_net::{Class, Handler, PeerName, Responder};
 use dynkv_proto::{
     Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, List, Message, Metrics,
     MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply, ReplicaList,
-    ReplicaListReply, ReplicaPut, ReplicaPutReply, Status, StatusReply, StopRepair, StopVerify, TreeCompare,
-    TreeRoots, Verify, VerifyStatus, View, ViewReply, kinds,
+    ReplicaListReply, ReplicaPut, ReplicaPutReply, SettleDecide, SettleDrop, SettleMarks, SettleMarksReply,
+    SettlePrepare, Stamp, Status, StatusReply, StopRepair, StopVerify, TreeCompare, TreeRoots, Verify,
+    VerifyStatus, View, ViewReply, kinds,
 };
-use dynkv_ring::PartitionId;
+use dynkv_ring::{PartitionId, Position};
+use tokio::time::Instant;
 
 use crate::{
     coordinator,
@@ -20,6 +22,7 @@ use crate::{
     key::Key,
     propose,
     replica::Incoming,
+    settle::{self, TakeError},
     shared::Shared,
     storage::{Durability, StorageError},
     trees,
@@ -53,7 +56,9 @@ impl Handler for Server {
                 Ok((hints::admin::drain(node, &request), Bytes::new()))
             }),
             kinds::TREES => inline(frame, responder, |request| trees::admin::list(node, &request)),
-            kinds::DIFF => spawned(node, frame, responder, entropy::diff),
+            kinds::DIFF => spawned(node, frame, responder, |node, request| async move {
+                entropy::diff(node, request).await.map(bare)
+            }),
             kinds::REPAIR => inline(frame, responder, |request: Repair| {
                 Ok((repairs::start(node, request.partition)?, Bytes::new()))
             }),
@@ -74,12 +79,19 @@ impl Handler for Server {
             }
             kinds::HELD => inline(frame, responder, |request| held::held(node, request)),
             kinds::PROPOSE => spawned(node, frame, responder, |node, request: Propose| async move {
-                propose::answer(&node, request).await
+                propose::answer(&node, request).await.map(bare)
             }),
-            kinds::REPLICA_GET => inline(frame, responder, |request| replica_get(node, request)),
+            kinds::REPLICA_GET => replica_get(node, frame, responder),
             kinds::REPLICA_PUT => replica_put(node, frame, responder),
             kinds::REPLICA_LIST => inline(frame, responder, |request| replica_list(node, &request)),
-            kinds::PUT_SEEN => inline(frame, responder, |request| put_seen(node, request)),
+            kinds::PUT_SEEN => {
+                spawned(
+                    node,
+                    frame,
+                    responder,
+                    |node, request| async move { put_seen(&node, request).await },
+                );
+            }
             kinds::GOSSIP => {
                 let message = frame.body.clone();
                 inline(frame, responder, |_: Gossip| {
@@ -96,9 +108,40 @@ impl Handler for Server {
             }
             kinds::TREE_COMPARE => {
                 let request = frame.body.clone();
-                inline(frame, responder, |_: TreeCompare| entropy::compare(node, &request));
+                inline(frame, responder, |_: TreeCompare| {
+                    let from = peer.node_id().ok_or_else(|| forbidden(peer, "a node's certificate"))?;
+                    entropy::compare(node, *from, &request)
+                });
             }
-            kinds::STATES => inline(frame, responder, |request| entropy::states(node, &request)),
+            kinds::STATES => {
+                let from = peer.node_id().copied().ok_or_else(|| forbidden(peer, "a node's certificate"));
+                spawned(node, frame, responder, |node, request| async move {
+                    entropy::states(&node, from?, &request).await
+                });
+            }
+            kinds::SETTLE_PREPARE => {
+                settling(node, frame, responder, |node, request: SettlePrepare| async move {
+                    settle::answer::prepare(&node, request).await
+                });
+            }
+            kinds::SETTLE_DECIDE => {
+                settling(node, frame, responder, |node, request: SettleDecide| async move {
+                    settle::answer::decide(&node, request).await
+                });
+            }
+            kinds::SETTLE_DROP => settling(node, frame, responder, |node, request: SettleDrop| async move {
+                settle::answer::drop_settled(&node, request).await
+            }),
+            kinds::SETTLE_MARKS => inline(frame, responder, |request: SettleMarks| {
+                let marks = node.replica.marks.told(request.partition);
+                node.cluster
+                    .serving(&node.cluster.view())
+                    .map(|()| (SettleMarksReply { marks }, Bytes::new()))
+                    .map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()))
+            }),
+            kinds::ADMIT => spawned(node, frame, responder, |node, request| async move {
+                settle::admission::answer(node, request).await.map(bare)
+            }),
             kind => {
                 let message = format!(
                     "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
@@ -171,6 +214,11 @@ fn send<M: Message>(responder: Responder, outcome: Result<(M, Bytes), Failure>) 
     });
 }
 
+/// A reply without a body.
+fn bare<R>(reply: R) -> (R, Bytes) {
+    (reply, Bytes::new())
+}
+
 /// Decodes and answers on the spot: for what never waits.
 fn inline<M: Message, R: Message>(
     frame: Frame,
@@ -187,15 +235,34 @@ fn spawned<M: Message + Send + 'static, R: Message, F>(
     responder: Responder,
     answer: impl FnOnce(Arc<Shared>, M) -> F,
 ) where
-    F: Future<Output = Result<R, Failure>> + Send + 'static,
+    F: Future<Output = Result<(R, Bytes), Failure>> + Send + 'static,
 {
     match decode(&frame) {
         Ok(request) => {
             let answer = answer(node.clone(), request);
-            tokio::spawn(async move { send(responder, answer.await.map(|reply| (reply, Bytes::new()))) });
+            tokio::spawn(async move { send(responder, answer.await) });
         }
         Err(failure) => send::<Failure>(responder, Err(failure)),
     }
+}
+
+/// Answers a request of the settlement from a task, if this node's disk may hold state.
+fn settling<M: Message + Send + 'static, R: Message, F>(
+    node: &Arc<Shared>,
+    frame: Frame,
+    responder: Responder,
+    work: impl FnOnce(Arc<Shared>, M) -> F,
+) where
+    F: Future<Output = Result<R, settle::answer::Refusal>> + Send + 'static,
+{
+    if let Err(reason) = node.cluster.serving(&node.cluster.view()) {
+        let failure = Failure::not_done(FailureCode::NotServing, reason.to_string());
+        return send::<Failure>(responder, Err(failure));
+    }
+    spawned(node, frame, responder, |node, request| {
+        let answer = work(node.clone(), request);
+        async move { answer.await.map(bare).map_err(|refusal| settle::answer::failure(&node, refusal)) }
+    });
 }
 
 fn coordinate<R: coordinator::Coordinated + Send + 'static>(
@@ -235,9 +302,37 @@ fn key(node: &Shared, bucket: String, key: Bytes) -> Result<(Key, Place, Conflic
     Ok((key, place, conflict))
 }
 
-fn replica_get(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, Bytes), Failure> {
+fn replica_get(node: &Arc<Shared>, frame: Frame, responder: Responder) {
+    match decode::<ReplicaGet>(&frame) {
+        Ok(request) if request.promise => {
+            let node = node.clone();
+            tokio::spawn(async move {
+                let promised = promise(&node, &request.bucket, &request.key, request.stamp).await;
+                send(responder, promised.and_then(|()| read_replica(&node, request)));
+            });
+        }
+        Ok(request) => send(responder, read_replica(node, request)),
+        Err(failure) => send::<Failure>(responder, Err(failure)),
+    }
+}
+
+/// Promises what another node has promised, if this one has not.
+async fn promise(node: &Shared, bucket: &str, key: &[u8], stamp: Stamp) -> Result<(), Failure> {
+    let partitions = node.cluster.view().membership.partitions();
+    let partition = Position::of(bucket, key).partition(partitions).0;
+    if !node.replica.marks.is_behind(partition, &stamp.1) {
+        return Ok(());
+    }
+    node.replica.marks.promise(partition, &stamp.1).await.map_err(|error| take_failure(node, &error))
+}
+
+fn read_replica(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, Bytes), Failure> {
     node.metrics.replica_reads.inc();
     let (key, place, conflict) = key(node, request.bucket, request.key.0)?;
+    // Whoever knows of a decision that this disk has missed must not be answered from it.
+    node.replica.marks.heed(key.partition.0, &request.stamp.1).map_err(|error| take_failure(node, &error))?;
+    // Before anything is read.
+    let stamp = node.replica.stamp(&key);
     let record = node.replica.held(&key, &place, conflict).map_err(|error| storage_failure(node, &error))?;
     let held: Option<Digest> = match &record {
         Some(record) => Some(record.digest().map_err(|error| storage_failure(node, &error))?),
@@ -254,14 +349,15 @@ fn replica_get(node: &Shared, request: ReplicaGet) -> Result<(ReplicaGetReply, B
         }
         _ => Bytes::new(),
     };
-    Ok((ReplicaGetReply { same, stamp: node.replica.stamp() }, state))
+    Ok((ReplicaGetReply { same, stamp }, state))
 }
 
 fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
     node.metrics.replica_writes.inc();
+    let (arrived, class) = (Instant::now(), responder.class());
     let prepared = decode::<ReplicaPut>(&frame).and_then(|request| {
         let (key, _, conflict) = key(node, request.bucket, request.key.0)?;
-        let incoming = Incoming::verify(frame.body)
+        let incoming = Incoming::verify(frame.body, request.stamp.1)
             .map_err(|error| Failure::not_done(FailureCode::Invalid, error.to_string()))?;
         let durability = if request.durable { Durability::Disk } else { Durability::Memory };
         let hint_for = request.hint_for.filter(|target| *target != node.cluster.me.id);
@@ -274,9 +370,14 @@ fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
     // The responder must be at hand on both paths: when the queue refuses, and when the write is done.
     let responder = Arc::new(std::sync::Mutex::new(Some(responder)));
     let answer = {
-        let (node, responder) = (node.clone(), responder.clone());
+        let (node, responder, partition) = (node.clone(), responder.clone(), key.partition.0);
         move |result: Result<(), Failure>| {
-            let reply = result.map(|()| (ReplicaPutReply { stamp: node.replica.stamp() }, Bytes::new()));
+            let stamp = node.replica.marks.stamp(partition);
+            let reply = result.map(|()| (ReplicaPutReply { stamp }, Bytes::new()));
+            if class == Class::Foreground {
+                // Clients may send all their requests to others: those that are not slow.
+                node.background.observe_foreground(arrived.elapsed());
+            }
             if let Some(responder) = take(&responder) {
                 send(responder, reply);
             }
@@ -287,8 +388,8 @@ fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
             let node = node.clone();
             let done = {
                 let node = node.clone();
-                move |result: Result<(), StorageError>| {
-                    answer(result.map_err(|error| storage_failure(&node, &error)));
+                move |result: Result<(), TakeError>| {
+                    answer(result.map_err(|error| take_failure(&node, &error)));
                 }
             };
             node.replica.unite(&key, incoming, conflict, durability, done)
@@ -315,7 +416,19 @@ fn hint_failure(node: &Shared, error: &HintError) -> Failure {
         HintError::Full { .. } => {
             Failure::not_done(FailureCode::HintsFull, format!("node {}: {error}", node.cluster.me.id))
         }
+        HintError::Refused(refused) => take_failure(node, refused),
         HintError::Storage(error) => storage_failure(node, error),
+    }
+}
+
+fn take_failure(node: &Shared, error: &TakeError) -> Failure {
+    let message = format!("node {}: {error}", node.cluster.me.id);
+    match error {
+        TakeError::Behind(marks) => {
+            Failure { marks: *marks, ..Failure::not_done(FailureCode::Behind, message) }
+        }
+        TakeError::OldDisk(_) => Failure::not_done(FailureCode::NotServing, message),
+        TakeError::Storage(error) => storage_failure(node, error),
     }
 }
 
@@ -338,7 +451,8 @@ fn replica_list(node: &Shared, request: &ReplicaList) -> Result<(ReplicaListRepl
     Ok((ReplicaListReply { keys: page.keys, more: page.more }, Bytes::new()))
 }
 
-fn put_seen(node: &Shared, request: PutSeen) -> Result<(dynkv_proto::PutSeenReply, Bytes), Failure> {
+async fn put_seen(node: &Shared, request: PutSeen) -> Result<(dynkv_proto::PutSeenReply, Bytes), Failure> {
+    promise(node, &request.bucket, &request.key, request.stamp).await?;
     let (key, place, conflict) = key(node, request.bucket, request.key.0)?;
     node.replica
         .answer_put_seen(&key, &place, conflict, request.put_id, request.attempt)
@@ -370,6 +484,7 @@ fn status(node: &Shared) -> StatusReply {
         peers: gossip::others(&node.cluster).iter().map(|info| node.peers.status(info.id)).collect(),
         hints: load.hints,
         oldest_hint_s: load.oldest_hint_s,
+        settling_paused: node.settling_paused.reason(),
     }
 }
 

@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     background::Background, cluster::Cluster, data_dir::DataDir, entropy::Entropy, env::Env,
-    gossip::Gossiper, metrics::Metrics, peers::Peers, replica::Replica,
+    gossip::Gossiper, metrics::Metrics, peers::Peers, replica::Replica, settle::Paused,
 };
 
 /// Client requests coordinated or forwarded at once; more are refused, before their deadline has run.
@@ -20,6 +20,7 @@ pub(crate) struct Shared {
     pub(crate) replica: Arc<Replica>,
     pub(crate) background: Background,
     pub(crate) entropy: Entropy,
+    pub(crate) settling_paused: Paused,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) env: Arc<Env>,
     /// One permit per client request under way.

@@ -102,6 +102,9 @@ pub struct BucketProperties {
     pub value_bytes_max: u32,
     /// Siblings at which a put that would add one more is refused.
     pub siblings_max: u32,
+    /// How long a key must have rested before its tombstones and old context entries may go, in milliseconds. Nothing depends on
+    /// it but the work that this makes: they go on proof, not on time.
+    pub grace_ms: u64,
 }
 
 impl Default for BucketProperties {
@@ -116,6 +119,7 @@ impl Default for BucketProperties {
             key_bytes_max: 1024,
             value_bytes_max: 1024 * 1024,
             siblings_max: 100,
+            grace_ms: 24 * 60 * 60 * 1000,
         }
     }
 }
@@ -143,6 +147,8 @@ array! {
         value_bytes_max: Option<u32>,
         /// See [`BucketProperties::siblings_max`].
         siblings_max: Option<u32>,
+        /// See [`BucketProperties::grace_ms`].
+        grace_ms: Option<u64> = None,
     }
 }
 
@@ -222,8 +228,18 @@ pub fn check_bucket_name(bucket: &str) -> Result<(), BucketError> {
 
 impl BucketChange {
     /// The names that [`BucketChange::set`] knows.
-    pub const PROPERTIES: [&'static str; 9] =
-        ["r", "w", "dw", "pr", "pw", "conflict", "key_bytes_max", "value_bytes_max", "siblings_max"];
+    pub const PROPERTIES: [&'static str; 10] = [
+        "r",
+        "w",
+        "dw",
+        "pr",
+        "pw",
+        "conflict",
+        "key_bytes_max",
+        "value_bytes_max",
+        "siblings_max",
+        "grace_ms",
+    ];
 
     /// A change of nothing yet.
     pub fn new(bucket: impl Into<String>) -> BucketChange {
@@ -238,6 +254,7 @@ impl BucketChange {
             key_bytes_max: None,
             value_bytes_max: None,
             siblings_max: None,
+            grace_ms: None,
         }
     }
 
@@ -266,6 +283,9 @@ impl BucketChange {
             "key_bytes_max" => changed.key_bytes_max = parse(property, value, KEY_BYTES_WANTED)?,
             "value_bytes_max" => changed.value_bytes_max = parse(property, value, VALUE_BYTES_WANTED)?,
             "siblings_max" => changed.siblings_max = parse(property, value, count)?,
+            "grace_ms" => {
+                changed.grace_ms = parse(property, value, "a number of milliseconds (a day has 86400000)")?;
+            }
             _ => return Err(BucketError::Property { property: property.into() }),
         }
         changed.check_sizes()?;
@@ -319,6 +339,7 @@ impl BucketChange {
         set(&mut to.key_bytes_max, self.key_bytes_max.map(|bytes| bytes.min(KEY_BYTES_MAX)));
         set(&mut to.value_bytes_max, self.value_bytes_max.map(|bytes| bytes.min(VALUE_BYTES_MAX)));
         set(&mut to.siblings_max, self.siblings_max);
+        set(&mut to.grace_ms, self.grace_ms);
         if first {
             set(&mut to.conflict, self.conflict);
         }

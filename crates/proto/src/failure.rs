@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{Digest, array::message};
+use crate::{Digest, Marks, array::message};
 
 /// What is certain about a request that failed.
 ///
@@ -53,6 +53,8 @@ pub enum FailureCode {
     NoAnswer,
     /// The node keeps as many hints as it may: another one must keep this.
     HintsFull,
+    /// A state was read before the replica made a promise of the settlement: promise the same (`Failure::marks`), read it again.
+    Behind,
     /// The membership history is not the one that a change was planned for: look at what has come in between, plan again.
     HistoryMoved,
     /// A code of a newer version.
@@ -60,7 +62,7 @@ pub enum FailureCode {
 }
 
 impl FailureCode {
-    const NUMBERS: [(FailureCode, u16); 17] = [
+    const NUMBERS: [(FailureCode, u16); 18] = [
         (FailureCode::Invalid, 1),
         (FailureCode::TooLarge, 2),
         (FailureCode::Context, 3),
@@ -77,6 +79,7 @@ impl FailureCode {
         (FailureCode::UnknownKind, 14),
         (FailureCode::NoAnswer, 15),
         (FailureCode::HintsFull, 16),
+        (FailureCode::Behind, 17),
         (FailureCode::HistoryMoved, 18),
     ];
 }
@@ -123,18 +126,32 @@ message! {
         message: String,
         /// The digest of the membership history in the responder's hands; zero where it has none to say.
         view: Digest,
+        /// With [`FailureCode::Behind`]: the responder's settlement marks of the partition.
+        marks: Marks = Marks::default(),
     }
 }
 
 impl Failure {
     /// A request that was certainly not done.
     pub fn not_done(code: FailureCode, message: impl Into<String>) -> Failure {
-        Failure { code, outcome: Outcome::NotDone, message: message.into(), view: Digest::default() }
+        Failure {
+            code,
+            outcome: Outcome::NotDone,
+            message: message.into(),
+            view: Digest::default(),
+            marks: Marks::default(),
+        }
     }
 
     /// A request that may have been done or may still surface.
     pub fn unknown(code: FailureCode, message: impl Into<String>) -> Failure {
-        Failure { code, outcome: Outcome::Unknown, message: message.into(), view: Digest::default() }
+        Failure {
+            code,
+            outcome: Outcome::Unknown,
+            message: message.into(),
+            view: Digest::default(),
+            marks: Marks::default(),
+        }
     }
 }
 

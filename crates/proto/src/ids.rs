@@ -89,24 +89,93 @@ bytes16! {
     Digest
 }
 
-/// Settlement marks: the rounds that a member had promised, agreed to and seen decided for a partition when the
-/// state that a message bears was read from storage.
-///
-/// Zero until anything has settled. They are part of every message that bears state from the first version on, so that
-/// settling needs no change of the protocol. A round is `(counter, issuer, incarnation)`; here its counter.
+/// A settlement round of one partition: unique and ordered. The default, zero, is before all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Marks(
-    /// The greatest round promised.
+pub struct Round(
+    /// Above that of every round its issuer has heard of.
     pub u64,
-    /// The greatest round agreed to.
-    pub u64,
-    /// The greatest round known to be decided.
+    /// Random: two nodes that issue a round at once issue two.
     pub u64,
 );
 
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:016x}", self.0, self.1)
+    }
+}
+
+/// Settlement marks: the rounds that a member had promised, agreed to and seen decided for a partition when the
+/// state that a message bears was read from storage.
+///
+/// Part of every message that bears state. On the wire a byte string: empty while nothing has settled, 16 bytes (one round) while
+/// all three are the same, else 48.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Marks {
+    /// The greatest round promised.
+    pub promise: Round,
+    /// The greatest round agreed to.
+    pub agreed: Round,
+    /// The greatest round known to be decided.
+    pub decided: Round,
+}
+
+impl Marks {
+    /// The bytes on the wire.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let Marks { promise, agreed, decided } = self;
+        let rounds: &[Round] = match self {
+            _ if self == Marks::default() => &[],
+            _ if promise == agreed && agreed == decided => &[promise],
+            _ => &[promise, agreed, decided],
+        };
+        let mut out = Vec::with_capacity(rounds.len() * 16);
+        for Round(counter, nonce) in rounds {
+            out.extend_from_slice(&counter.to_be_bytes());
+            out.extend_from_slice(&nonce.to_be_bytes());
+        }
+        out
+    }
+
+    /// Reads what [`to_bytes`](Marks::to_bytes) wrote; `None` for any other length.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Marks> {
+        let round = |at: usize| {
+            let number = |at: usize| bytes.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes);
+            Some(Round(number(at)?, number(at + 8)?))
+        };
+        match bytes.len() {
+            0 => Some(Marks::default()),
+            16 => round(0).map(|round| Marks { promise: round, agreed: round, decided: round }),
+            48 => Some(Marks { promise: round(0)?, agreed: round(16)?, decided: round(32)? }),
+            _ => None,
+        }
+    }
+}
+
+impl Serialize for Marks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.to_bytes())
+    }
+}
+
+impl<'de> Deserialize<'de> for Marks {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Marks, D::Error> {
+        struct Rounds;
+        impl de::Visitor<'_> for Rounds {
+            type Value = Marks;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("0, 16 or 48 bytes")
+            }
+            fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Marks, E> {
+                Marks::from_bytes(bytes).ok_or_else(|| E::invalid_length(bytes.len(), &self))
+            }
+        }
+        deserializer.deserialize_bytes(Rounds)
+    }
+}
+
 /// Which configuration of a partition, and which settled state, a message belongs to.
 ///
-/// Both are zero until data can move and settle; a replica compares them with its own in one comparison.
+/// Both are zero until data moves and settles; a replica compares them with its own in one comparison.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp(
     /// The epoch of the partition's configuration.
@@ -114,3 +183,23 @@ pub struct Stamp(
     /// The settlement marks.
     pub Marks,
 );
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_survive_the_round_trip_in_as_few_bytes_as_there_are_rounds() {
+        let (one, two) = (Round(1, 7), Round(2, u64::MAX));
+        for (marks, len) in [
+            (Marks::default(), 0),
+            (Marks { promise: one, agreed: one, decided: one }, 16),
+            (Marks { promise: two, agreed: one, decided: Round::default() }, 48),
+        ] {
+            let bytes = marks.to_bytes();
+            assert_eq!((bytes.len(), Marks::from_bytes(&bytes)), (len, Some(marks)));
+        }
+        assert_eq!(Marks::from_bytes(&[0; 47]), None);
+        assert!(one < two && Round(2, 0) < two);
+    }
+}

@@ -38,6 +38,7 @@ mod ids;
 mod inspect;
 mod messages;
 mod runs;
+mod settle;
 mod state;
 mod trees;
 
@@ -51,7 +52,7 @@ pub use error::DecodeError;
 pub use failure::{Failure, FailureCode, Outcome};
 pub use frame::{FRAME_PREFIX_BYTES, Frame, HEADER_BYTES_MAX, Message, Request};
 pub use hints::{DrainHints, DrainHintsReply, HintEntry, HintTotals, Hints, HintsReply};
-pub use ids::{Actor, Digest, Marks, PutId, Stamp, TreePosition, display_dot};
+pub use ids::{Actor, Digest, Marks, PutId, Round, Stamp, TreePosition, display_dot};
 pub use inspect::{
     Diff, DiffKey, DiffReply, DiffSide, Held, HeldReply, HeldState, HeldVersion, Relation, TreeStatus, Trees,
     TreesReply,
@@ -66,6 +67,10 @@ pub use runs::{
     KeyName, Repair, RepairReply, RepairRun, RepairStatus, RepairStatusReply, RunState, StopRepair,
     StopRepairReply, StopVerify, StopVerifyReply, Verify, VerifyPhase, VerifyReply, VerifyRun, VerifyStatus,
     VerifyStatusReply,
+};
+pub use settle::{
+    Admit, AdmitReply, PartitionMarks, SettleDecide, SettleDecideReply, SettleDrop, SettleDropReply,
+    SettleKey, SettleMarks, SettleMarksReply, SettlePrepare, SettlePrepareReply,
 };
 pub use state::{Merge, State, Version, VersionHeader, value_hash};
 pub use trees::{

@@ -44,6 +44,11 @@ pub mod kinds {
     pub const TREE_ROOTS: u16 = 105;
     pub const TREE_COMPARE: u16 = 106;
     pub const STATES: u16 = 107;
+    pub const SETTLE_PREPARE: u16 = 120;
+    pub const SETTLE_DECIDE: u16 = 121;
+    pub const SETTLE_DROP: u16 = 122;
+    pub const ADMIT: u16 = 123;
+    pub const SETTLE_MARKS: u16 = 124;
 
     pub const REPLY: u16 = 0x8000;
     pub const GET_REPLY: u16 = REPLY | GET;
@@ -72,6 +77,11 @@ pub mod kinds {
     pub const TREE_ROOTS_REPLY: u16 = REPLY | TREE_ROOTS;
     pub const TREE_COMPARE_REPLY: u16 = REPLY | TREE_COMPARE;
     pub const STATES_REPLY: u16 = REPLY | STATES;
+    pub const SETTLE_PREPARE_REPLY: u16 = REPLY | SETTLE_PREPARE;
+    pub const SETTLE_DECIDE_REPLY: u16 = REPLY | SETTLE_DECIDE;
+    pub const SETTLE_DROP_REPLY: u16 = REPLY | SETTLE_DROP;
+    pub const ADMIT_REPLY: u16 = REPLY | ADMIT;
+    pub const SETTLE_MARKS_REPLY: u16 = REPLY | SETTLE_MARKS;
     pub const FAILURE: u16 = 0xffff;
 }
 
@@ -311,6 +321,8 @@ message! {
         hints: u64 = 0,
         /// Age of the oldest of them in seconds; `None` without hints.
         oldest_hint_s: Option<u64> = None,
+        /// Why old tombstones and context entries stay where they are, or empty: while a member is out of reach nothing settles.
+        settling_paused: String = String::new(),
     }
 }
 
@@ -373,6 +385,8 @@ message! {
         stamp: Stamp,
         /// Digest of the state that the caller has, to which a short "the same" is enough. `None`: of no state at all.
         have: Option<Digest>,
+        /// Whether the replica is to promise what `stamp` says before it reads: the caller could not take the state otherwise.
+        promise: bool = false,
     }
 }
 
@@ -477,6 +491,8 @@ message! {
         put_id: PutId,
         /// Which attempt asks.
         attempt: u32 = 0,
+        /// Configuration and settled state under which the caller asks: what it could not take is not read before the same is promised.
+        stamp: Stamp = Stamp::default(),
     }
 }
 

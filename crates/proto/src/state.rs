@@ -281,6 +281,12 @@ impl State {
     }
 }
 
+impl From<State> for Siblings<Actor, Version> {
+    fn from(state: State) -> Siblings<Actor, Version> {
+        state.siblings
+    }
+}
+
 impl From<Siblings<Actor, Version>> for State {
     fn from(siblings: Siblings<Actor, Version>) -> State {
         State { siblings }

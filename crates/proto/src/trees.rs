@@ -1,7 +1,7 @@
 //! Messages of the anti-entropy: what two replicas hold, compared, and the states in which they differ.
 
 use crate::{
-    Blob, Digest, TreePosition,
+    Blob, Digest, Round, Stamp, TreePosition,
     array::{array, message},
 };
 
@@ -45,6 +45,9 @@ array! {
         position: TreePosition,
         /// Digest of the state that the asker has there; `None`: of none.
         have: Option<Digest>,
+        /// What the asker has promised for the place's partition: whoever has promised less promises the same, and leaves the
+        /// place out.
+        promise: Round = Round::default(),
     }
 }
 
@@ -69,6 +72,8 @@ array! {
         key: Blob,
         /// Length of the state in the body, in bytes; 0 when only names were asked for.
         len: u64,
+        /// Configuration and settled state when the state was read from storage.
+        stamp: Stamp = Stamp::default(),
     }
 }
 

@@ -63,6 +63,8 @@ pub struct MemberState {
     pub status: Status,
     /// Its current disk, if one was announced.
     pub disk: Option<u64>,
+    /// The first disk that was announced for it.
+    pub first_disk: Option<u64>,
 }
 
 /// What a member is doing.
@@ -257,7 +259,9 @@ impl Fold {
             Change::Weight { node, weight } => self.reweigh(*node, *weight),
             Change::Place { node, zone, host } => self.relocate(*node, zone, host),
             Change::Disk { node, disk } => {
-                self.known(*node)?.disk = Some(*disk);
+                let state = self.known(*node)?;
+                state.disk = Some(*disk);
+                state.first_disk.get_or_insert(*disk);
                 Ok(())
             }
         }
@@ -347,7 +351,8 @@ impl Fold {
     }
 
     fn enter(&mut self, member: &Member) {
-        let state = MemberState { member: member.clone(), status: Status::Active, disk: None };
+        let state =
+            MemberState { member: member.clone(), status: Status::Active, disk: None, first_disk: None };
         self.members.insert(member.id, state);
     }
 

@@ -118,7 +118,7 @@ fn disks_and_places_are_the_latest() {
     let disk = |disk| Change::Disk { node: id(1), disk };
     let membership = fold([founding(&[1, 2, 3]), disk(7), place("a"), disk(8), place("b")]);
     let state = membership.member(&id(1)).unwrap();
-    assert_eq!((state.disk, state.member.zone.as_str()), (Some(8), "b"));
+    assert_eq!((state.first_disk, state.disk, state.member.zone.as_str()), (Some(7), Some(8), "b"));
     assert_eq!(membership.ring().member(&id(1)).unwrap(), &state.member);
     let tokens = |m: &Membership| m.ring().tokens(&id(1)).collect::<Vec<_>>();
     assert_eq!(tokens(&membership), tokens(&fold([founding(&[1, 2, 3])])));

@@ -122,6 +122,20 @@ proptest! {
     }
 
     #[test]
+    fn weights_and_places_move_nothing_where_every_member_keeps_everything(
+        members in 1..=4u8, replicas in 4..=5u8, bits in 0..=6u32, changes in proptest::collection::vec(wish(), 1..30),
+    ) {
+        let history = founded(1 << bits, replicas, plain(0..=members - 1));
+        let stays = |change: &Change| matches!(change, Change::Weight { .. } | Change::Place { .. });
+        let changes: Vec<Change> = changes.into_iter().filter(stays).collect();
+        let ring = Membership::fold(&applied(&history, &changes)).ring().clone();
+        for partition in ring.partitions().ids() {
+            let homes: BTreeSet<_> = ring.homes(partition).iter().copied().collect();
+            prop_assert_eq!(homes.len(), usize::from(members));
+        }
+    }
+
+    #[test]
     fn a_join_takes_its_share_and_a_leave_gives_its_own(
         weights in proptest::collection::vec(1..=100u32, 4..20), weight in 1..=100u32, bits in 7..=10u32,
     ) {
@@ -233,6 +247,16 @@ fn nobody_is_left_with_too_little() {
     let weights = [1, 2].map(|node| Change::Weight { node: id(node), weight: 100 });
     let fewer = refused(&founded(16, 4, zoned), weights);
     assert!(matches!(fewer, PlanError::TooFewZones { zones: 3, needed: 4, before: 4, .. }), "{fewer}");
+}
+
+#[test]
+fn changes_that_keep_the_placement_one_by_one_may_not_together() {
+    let history = founded(16, 2, plain(1..=3));
+    let on_one_host = |node| Change::Place { node: id(node), zone: String::new(), host: "h".into() };
+    for node in [1, 2] {
+        assert!(Plan::new(&history, [on_one_host(node)]).unwrap().keeps_placement());
+    }
+    assert!(!Plan::new(&history, [on_one_host(1), on_one_host(2)]).unwrap().moves().is_empty());
 }
 
 #[test]

@@ -48,7 +48,7 @@ impl Bucket {
     }
 
     /// Its properties; with `two_disks` a write is on two disks before it is acknowledged, where that fits the bucket.
-    pub fn change(self, two_disks: bool) -> BucketChange {
+    pub fn change(self, two_disks: bool, grace_ms: Option<u64>) -> BucketChange {
         let dw = if two_disks { "2" } else { "1" };
         let properties: &[(&str, &str)] = match self {
             Bucket::Plain => &[("dw", dw)],
@@ -63,6 +63,7 @@ impl Bucket {
         for (property, value) in properties {
             change.set(property, value).expect("good properties");
         }
+        change.grace_ms = grace_ms;
         change
     }
 
@@ -112,7 +113,7 @@ mod tests {
     fn properties_are_what_the_checker_takes_them_for() {
         for bucket in Bucket::ALL {
             for two_disks in [false, true] {
-                let change = bucket.change(two_disks);
+                let change = bucket.change(two_disks, None);
                 let (r, w) = (change.r.unwrap_or(2), change.w.unwrap_or(2));
                 let homes_only = change.pr == Some(r) && change.pw == Some(w);
                 assert_eq!(r + w > 3 && homes_only, bucket.quorums_meet(), "{bucket}");
@@ -124,6 +125,6 @@ mod tests {
                 }
             }
         }
-        assert_eq!(Bucket::One.change(false).siblings_max, Some(SIBLINGS_MAX));
+        assert_eq!(Bucket::One.change(false, None).siblings_max, Some(SIBLINGS_MAX));
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use dynkv_proto::{Actor, PutId};
-use dynkv_vclock::Dot;
+use dynkv_vclock::{Dot, HybridTime};
 
 use crate::{
     buckets::{Bucket, SIBLINGS_MAX},
@@ -41,6 +41,8 @@ pub struct Circumstances {
     pub disk_lost: bool,
     /// Buckets that can write to two disks do.
     pub two_disks: bool,
+    /// Old tombstones and context entries go.
+    pub settles: bool,
 }
 
 /// Checks everything. `last` are reads of every key from all replicas, made after all faults were over, and `held` what all
@@ -54,7 +56,7 @@ pub fn check(
     held: &[HeldVersion],
     circumstances: Circumstances,
 ) -> Result<(), Violation> {
-    let Circumstances { power_lost, disk_lost, two_disks } = circumstances;
+    let Circumstances { power_lost, disk_lost, two_disks, settles } = circumstances;
     for (key, seen) in &group(history, last, held) {
         let violation = |promise, what: String| Violation { promise, key: Some((*key).clone()), what };
         nothing_from_nowhere(seen).map_err(|what| violation("only what was written is read", what))?;
@@ -70,8 +72,8 @@ pub fn check(
         if !disk_lost {
             one_dot_per_put(seen).map_err(|what| violation("an unflagged put is one version", what))?;
         }
-        // A disk that lost something may have lost it before the answer came.
-        if !power_lost && !disk_lost {
+        // A disk that lost something may have lost it before the answer came, and what settles may have gone.
+        if !power_lost && !disk_lost && !settles {
             acknowledged_by_enough(key, seen)
                 .map_err(|what| violation("an acknowledged write has as many copies as was said", what))?;
         }
@@ -79,8 +81,11 @@ pub fn check(
         // What was on no disk goes with the power, what was on d disks with d of them.
         let disks_lost = u32::from(disk_lost) + u32::from(power_lost && key.bucket.disks(two_disks) == 0);
         if disks_lost == 0 || disks_lost < key.bucket.disks(two_disks) {
-            acknowledged_survive(key, seen)
+            acknowledged_survive(key, seen, settles)
                 .map_err(|what| violation("an acknowledged write survives", what))?;
+            let last: Vec<_> = seen.last.into_iter().collect();
+            nothing_comes_back(seen, &last)
+                .map_err(|what| violation("what was replaced does not come back", what))?;
         }
         // What a reader saw from memory may go with the memory.
         if !power_lost && !disk_lost {
@@ -88,8 +93,10 @@ pub fn check(
         }
         let fresh = key.bucket.quorums_meet() && !disk_lost && (key.bucket.is_durable() || !power_lost);
         if fresh {
-            reads_are_fresh(seen)
+            reads_are_fresh(seen, settles)
                 .map_err(|what| violation("a read returns what was acknowledged before", what))?;
+            nothing_comes_back(seen, &seen.gets)
+                .map_err(|what| violation("what was replaced is not read again", what))?;
         }
         // A stale read gives a context that does not cover the session's own last put.
         if key.owner.is_some() && fresh {
@@ -253,20 +260,51 @@ fn acknowledged_by_enough(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
     }
 }
 
-fn acknowledged_survive(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
+/// Whatever becomes of the tombstone that has replaced it.
+fn nothing_comes_back(seen: &Seen<'_>, gets: &[&GetRecord]) -> Result<(), String> {
+    for get in gets {
+        for version in &get.versions {
+            let replaced = seen.puts.iter().find(|put| {
+                let done = matches!(put.ending, Ending::Done { .. })
+                    && put.ended_at.is_some_and(|ended_at| ended_at <= get.began_at);
+                done && put.context.contains(&version.dot)
+            });
+            if let Some(put) = replaced {
+                return Err(format!(
+                    "{} ({}) was read after {:?} had replaced it",
+                    version.dot, version.value, put.value
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// With `settles`, nobody need know of it any more, once it is replaced.
+fn acknowledged_survive(key: &Key, seen: &Seen<'_>, settles: bool) -> Result<(), String> {
     let Some(last) = seen.last else { return Ok(()) };
     for put in &seen.puts {
         let Ending::Done { dot, time, .. } = &put.ending else { continue };
-        if !last.context.contains(dot) {
+        if !settles && !last.context.contains(dot) {
             return Err(format!("no replica knows {dot} ({:?}) any more", put.value));
         }
         let visible = last.versions.iter().any(|version| version.dot == *dot || version.put_id == put.put_id);
-        let outlived = key.bucket == Bucket::Lww && last.time >= *time;
+        let outlived =
+            key.bucket == Bucket::Lww && (last.time >= *time || settles && was_outlived(seen, put, *time));
         if put.value.is_some() && !visible && !outlived && !is_covered(seen, dot, put.put_id) {
             return Err(format!("{dot} ({:?}) is gone, and no write had read it", put.value));
         }
     }
     Ok(())
+}
+
+/// Whether there was a put with a later time, or one of which that is not known.
+fn was_outlived(seen: &Seen<'_>, put: &PutRecord, time: HybridTime) -> bool {
+    seen.puts.iter().filter(|other| other.put_id != put.put_id).any(|other| match other.ending {
+        Ending::Done { time: other, .. } => other >= time,
+        Ending::NotDone => false,
+        Ending::Unknown => true,
+    })
 }
 
 fn seen_survive(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
@@ -286,11 +324,13 @@ fn seen_survive(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn reads_are_fresh(seen: &Seen<'_>) -> Result<(), String> {
+/// With `settles`, what was replaced need not be known any more: only that it is not shown can be checked.
+fn reads_are_fresh(seen: &Seen<'_>, settles: bool) -> Result<(), String> {
     for get in &seen.gets {
         for put in &seen.puts {
             let (Ending::Done { dot, .. }, Some(ended_at)) = (&put.ending, put.ended_at) else { continue };
-            if ended_at <= get.began_at && !get.context.contains(dot) {
+            let gone = settles && (put.value.is_none() || is_covered(seen, dot, put.put_id));
+            if ended_at <= get.began_at && !get.context.contains(dot) && !gone {
                 return Err(format!(
                     "s{} read without {dot} ({:?}), which s{} had been acknowledged before",
                     get.session, put.value, put.session

@@ -9,7 +9,7 @@ use dynkv_client::Client;
 use dynkv_ring::{NodeId, PartitionId, Position};
 use tokio::time::Instant;
 
-use crate::{checker::Violation, replicas, world::World};
+use crate::{checker::Violation, plan::Plan, replicas, settled, world::World};
 
 /// Within this time after all faults are over, and after the last hint was delivered, the homes of every key are equal: each
 /// pair of nodes is compared every five seconds.
@@ -22,14 +22,11 @@ const QUIET: Duration = Duration::from_secs(20);
 const IDLE_BYTES_MAX: u64 = 100;
 
 /// Waits until the homes are equal, then looks whether nothing moves.
-pub(crate) async fn without_reads(world: &World, nodes: usize, client: &Client) -> Result<(), Violation> {
-    let begun = Instant::now();
-    while let Err(what) = all_equal(world, nodes, client) {
-        if begun.elapsed() >= EQUAL_WITHIN {
-            let promise = "after healing replicas become equal without traffic";
-            return Err(Violation { promise, key: None, what });
-        }
-        tokio::time::sleep(Duration::from_millis(500)).await;
+pub(crate) async fn without_reads(world: &mut World, plan: &Plan, client: &Client) -> Result<(), Violation> {
+    become_equal(world, plan.nodes, client).await?;
+    if plan.grace_ms.is_some() {
+        settled::everywhere(world, plan.nodes).await?;
+        become_equal(world, plan.nodes, client).await?;
     }
     // Comparisons that are under way have seen how it was before.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -39,6 +36,19 @@ pub(crate) async fn without_reads(world: &World, nodes: usize, client: &Client) 
     // And so have those that are under way now.
     tokio::time::sleep(Duration::from_secs(1)).await;
     quiet_between(&before, &after, &world.counters())
+}
+
+async fn become_equal(world: &mut World, nodes: usize, client: &Client) -> Result<(), Violation> {
+    let begun = Instant::now();
+    while let Err(what) = all_equal(world, nodes, client) {
+        if begun.elapsed() >= EQUAL_WITHIN {
+            let promise = "after healing replicas become equal without traffic";
+            return Err(Violation { promise, key: None, what });
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        world.restart_refused();
+    }
+    Ok(())
 }
 
 fn all_equal(world: &World, nodes: usize, client: &Client) -> Result<(), String> {

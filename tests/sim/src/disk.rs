@@ -323,7 +323,7 @@ impl SimStorage {
         for (durability, apply) in batch {
             let done = apply(&mut Transaction::new(&*state, &mut overlay));
             match durability {
-                Durability::Memory => in_memory.push(done),
+                Durability::Memory | Durability::Later => in_memory.push(done),
                 Durability::Disk => on_disk.push(done),
             }
         }

@@ -30,6 +30,7 @@ impl Plan {
             seed,
             nodes,
             two_disks: kinds.iter().any(|kind| kind.loses_disk()),
+            grace_ms: draw_grace(seed),
             keys: draw_keys(&mut random),
             sessions: (0..session_count).map(|number| SessionPlan::draw(number, &mut random)).collect(),
             warm_up_ms: if random.random_bool(0.5) { WARM_UP_MS_MIN } else { 70_000 },
@@ -73,6 +74,12 @@ impl SessionPlan {
         let timeout_ms = if random.random_bool(0.7) { 5_000 } else { random.random_range(200..10_000) };
         SessionPlan { number, seed: random.random(), timeout_ms, work: Work::Random }
     }
+}
+
+/// By a generator of its own.
+fn draw_grace(seed: u64) -> Option<u64> {
+    let mut random = StdRng::seed_from_u64(seed ^ 0x96ace);
+    random.random_bool(0.6).then(|| [0, 200, 1_000, 3_000][random.random_range(0..4)])
 }
 
 fn draw_keys(random: &mut StdRng) -> Vec<Key> {

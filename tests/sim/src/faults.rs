@@ -63,14 +63,14 @@ impl<'a> Nemesis<'a> {
             if at >= until {
                 break;
             }
-            tokio::time::sleep_until(at).await;
+            supervise(world, self.nodes, at).await;
             match event {
                 Event::Copy(index) => self.copy(world, index),
                 Event::Begin(index) => self.begin(world, index),
                 Event::End(index) => self.end(world, index),
             }
         }
-        tokio::time::sleep_until(until).await;
+        supervise(world, self.nodes, until).await;
     }
 
     fn sighted(&mut self, what: &str) {
@@ -249,6 +249,14 @@ impl<'a> Nemesis<'a> {
                 world.start(node);
             }
         }
+    }
+}
+
+/// Waits until `at`; meanwhile processes that ask for it are restarted.
+async fn supervise(world: &mut World, nodes: usize, at: Instant) {
+    while Instant::now() < at {
+        tokio::time::sleep_until(at.min(Instant::now() + Duration::from_millis(500))).await;
+        world.restart_old(nodes);
     }
 }
 

@@ -14,8 +14,10 @@ use crate::{
     checker::Violation,
     converge,
     history::{GetRecord, HeldVersion, History, Key, lock},
+    plan::Plan,
     replicas::{self, Records},
     run::REPLICAS,
+    settled,
     workload::Session,
     world::World,
 };
@@ -47,22 +49,27 @@ pub(crate) struct Last {
 /// to repair.
 pub(crate) async fn read_all(
     world: &mut World,
-    nodes: usize,
+    plan: &Plan,
     keys: &[Key],
     seed: u64,
 ) -> Result<Last, Violation> {
+    let nodes = plan.nodes;
     let client = world.client(Duration::from_secs(10)).await;
     let history = Arc::new(Mutex::new(History::default()));
     let mut session = Session::new(99, client.clone(), Vec::new(), history.clone(), world.log.clone(), seed);
     let mut repairs = Vec::new();
     hints_are_delivered(world).await?;
     if world.anti_entropy {
-        converge::without_reads(world, nodes, &client).await?;
+        converge::without_reads(world, plan, &client).await?;
     }
-    for _ in 0..2 {
+    for round in 0..2 {
+        if round == 1 && plan.grace_ms.is_some() && !world.anti_entropy {
+            // Now that the homes are equal.
+            settled::everywhere(world, nodes).await?;
+        }
         let before = count_repairs(world);
         for key in keys {
-            read_until_answered(&mut session, key).await?;
+            read_until_answered(world, &mut session, key).await?;
         }
         tokio::time::sleep(REPAIRED_WITHIN).await;
         repairs.push(count_repairs(world) - before);
@@ -109,9 +116,11 @@ async fn hints_are_delivered(world: &mut World) -> Result<(), Violation> {
     }
 }
 
-async fn read_until_answered(session: &mut Session, key: &Key) -> Result<(), Violation> {
+async fn read_until_answered(world: &mut World, session: &mut Session, key: &Key) -> Result<(), Violation> {
     let begun = Instant::now();
     while session.get(key, Some(REPLICAS)).await.is_none() {
+        // One whose disk turns out to be an old one by being read.
+        world.restart_refused();
         if begun.elapsed() >= READABLE_WITHIN {
             return Err(Violation {
                 promise: "after healing every key can be read",

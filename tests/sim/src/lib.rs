@@ -35,6 +35,7 @@ pub mod replicas;
 pub mod report;
 pub mod run;
 pub mod scale;
+mod settled;
 pub mod shrink;
 pub mod workload;
 pub mod world;

@@ -36,6 +36,9 @@ struct Arguments {
     /// Plant one bug after the other in the nodes, and see that each is caught.
     #[arg(long, conflicts_with_all = ["seeds", "start", "seed"])]
     planted: bool,
+    /// Plant only bugs with this in their names.
+    #[arg(long, requires = "planted", default_value = "")]
+    bug: String,
     /// For how many seconds to make a failing run smaller.
     #[arg(long, default_value_t = 60)]
     shrink_s: u64,
@@ -57,7 +60,7 @@ fn main() -> ExitCode {
     }
     let jobs = arguments.jobs.unwrap_or_else(cores);
     if arguments.planted {
-        return planted(jobs);
+        return planted(jobs, &arguments.bug);
     }
     let budget = Duration::from_secs(arguments.shrink_s);
     if let Some(seed) = arguments.seed {
@@ -112,11 +115,11 @@ fn fail(report: Report, budget: Duration) -> ExitCode {
 
 /// Hunts for all planted bugs, and says for each what caught it.
 #[cfg(dynkv_planted)]
-fn planted(jobs: usize) -> ExitCode {
+fn planted(jobs: usize, name: &str) -> ExitCode {
     use dynkv_sim::planted::{Caught, hunt_all};
 
     println!("{:<28} {:>5} of at most {:<5} by", "bug", "seeds", "");
-    let hunted = hunt_all(jobs, |Caught { bug, seeds_max, caught }| {
+    let hunted = hunt_all(jobs, name, |Caught { bug, seeds_max, caught }| {
         let name = format!("{bug:?}");
         match caught {
             Some((seeds, by)) => println!("{name:<28} {seeds:>5} of at most {seeds_max:<5} {by}"),
@@ -127,7 +130,7 @@ fn planted(jobs: usize) -> ExitCode {
 }
 
 #[cfg(not(dynkv_planted))]
-fn planted(_: usize) -> ExitCode {
+fn planted(_: usize, _: &str) -> ExitCode {
     println!("{}", dynkv_sim::planted::HOW_TO_BUILD);
     ExitCode::FAILURE
 }

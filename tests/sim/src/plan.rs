@@ -15,6 +15,8 @@ pub struct Plan {
     pub nodes: usize,
     /// Whether every bucket that can writes to two disks: needed when a disk may be lost.
     pub two_disks: bool,
+    /// How long keys rest before their tombstones and old context entries may go; the default of a day, if it is not said.
+    pub grace_ms: Option<u64>,
     /// Keys that every random session works on.
     pub keys: Vec<Key>,
     /// Who works.
@@ -227,6 +229,7 @@ impl Plan {
             seed,
             nodes,
             two_disks: false,
+            grace_ms: None,
             keys: Vec::new(),
             sessions: Vec::new(),
             warm_up_ms: WARM_UP_MS_MIN,
@@ -239,6 +242,12 @@ impl Plan {
     pub fn fault(mut self, at_ms: u64, lasts_ms: u64, what: What) -> Plan {
         self.two_disks |= what.kind().loses_disk();
         self.faults.push(Fault { at_ms, lasts_ms, what });
+        self
+    }
+
+    /// With tombstones and old context entries that may go after so many milliseconds.
+    pub fn grace(mut self, grace_ms: u64) -> Plan {
+        self.grace_ms = Some(grace_ms);
         self
     }
 
@@ -308,6 +317,17 @@ impl Plan {
     /// mended, and nobody would see that those did not.
     pub fn compares_replicas(&self) -> bool {
         self.seed.is_multiple_of(2)
+    }
+
+    /// Whether tombstones may go before the end: their grace is short, or an index may have forgotten since when they are there. The
+    /// grace only says when all members are asked.
+    pub fn may_settle(&self) -> bool {
+        self.grace_ms.is_some() || self.has(|kind| kind == Kind::Drift)
+    }
+
+    /// Whether no disk spoils what it holds.
+    pub fn keeps_indexes(&self) -> bool {
+        !self.has(|kind| matches!(kind, Kind::Rot | Kind::Drift))
     }
 
     /// Whether no process ends and no disk fails.
@@ -410,6 +430,9 @@ impl fmt::Display for Plan {
             keys.join(" "),
             if self.two_disks { ", every write to two disks" } else { "" }
         )?;
+        if let Some(grace_ms) = self.grace_ms {
+            writeln!(f, "  tombstones may go after {grace_ms} ms")?;
+        }
         for SessionPlan { number, timeout_ms, work, .. } in &self.sessions {
             match work {
                 Work::Random => writeln!(f, "  s{number} does anything, waits {timeout_ms} ms for answers")?,

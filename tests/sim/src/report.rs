@@ -82,7 +82,7 @@ pub fn add(sum: &mut Sightings, seen: &Sightings) {
 }
 
 /// What must have happened in a batch of some hundred runs, or the batch proves nothing.
-pub const SOMETIMES: [&str; 39] = [
+pub const SOMETIMES: [&str; 46] = [
     // Faults.
     "kills",
     "power losses",
@@ -124,6 +124,13 @@ pub const SOMETIMES: [&str; 39] = [
     "nodes: states_pushed",
     "nodes: records_healed",
     "nodes: tree_drifts",
+    "nodes: settle_decided",
+    "nodes: settle_abandoned",
+    "nodes: tombstones_dropped",
+    "nodes: contexts_compacted",
+    "nodes: messages_behind",
+    "nodes: disks_set_aside",
+    "nodes: disks_admitted",
     "repairs after healing",
 ];
 

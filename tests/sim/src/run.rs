@@ -13,7 +13,6 @@ use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
 use crate::{
-    buckets::Bucket,
     checker::{Circumstances, Violation, check},
     copies::Copies,
     faults::Nemesis,
@@ -106,7 +105,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     }
     world.found(PARTITIONS, REPLICAS).await;
     let admin = world.client(Duration::from_secs(10)).await;
-    set_buckets(&admin, &plan.buckets(), plan.two_disks).await;
+    set_buckets(&admin, plan).await;
     tokio::time::sleep(Duration::from_millis(plan.warm_up_ms)).await;
 
     let history = Arc::new(Mutex::new(History::default()));
@@ -135,7 +134,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         session.await.expect("a session does not panic");
     }
     let keys = plan.all_keys();
-    let healed = heal::read_all(&mut world, plan.nodes, &keys, random.next_u64()).await;
+    let healed = heal::read_all(&mut world, plan, &keys, random.next_u64()).await;
     let history = history.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut seen = nemesis.seen;
     sight(&mut seen, &history);
@@ -146,13 +145,18 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         power_lost: plan.loses_power(),
         disk_lost: plan.loses_disk(),
         two_disks: plan.two_disks,
+        settles: plan.may_settle(),
     };
     let mut last = BTreeMap::new();
     let verdict = healed.and_then(|Last { gets, held, repairs }| {
         seen.insert("repairs after healing".into(), repairs);
         let values = |get: &GetRecord| get.versions.iter().map(|version| version.value.clone()).collect();
         last = gets.iter().map(|get| (get.key.clone(), values(get))).collect();
-        if !restart && plan.keeps_processes() && !plan.compares_replicas() {
+        if plan.keeps_indexes() {
+            trees_are_right(&seen)?;
+        }
+        // What some have dropped and others have not is given back by reads.
+        if !restart && plan.keeps_processes() && !plan.compares_replicas() && !plan.may_settle() {
             nothing_is_lost_on_the_way(&seen)?;
         }
         check(&history, &gets, &held, circumstances)
@@ -160,6 +164,18 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     let key = verdict.as_ref().err().and_then(|violation| violation.key.as_ref());
     let replicas = key.map(|key| replicas::of_key(&world, plan.nodes, key)).unwrap_or_default();
     Report { plan: plan.clone(), seen, last, verdict, log: world.log.lines(), replicas }
+}
+
+/// Where no disk spoils what it holds, nothing may be found that does not fit.
+fn trees_are_right(seen: &Sightings) -> Result<(), Violation> {
+    match seen.get("nodes: tree_drifts").copied().unwrap_or_default() {
+        0 => Ok(()),
+        drifts => Err(Violation {
+            promise: "trees and the digest index say what is stored",
+            key: None,
+            what: format!("{drifts} were set right"),
+        }),
+    }
 }
 
 /// While processes and disks last, every home gets every write, now or as a hint: reads find nothing to repair afterwards.
@@ -185,9 +201,9 @@ async fn work(plan: SessionPlan, session: Session, until: Instant) {
     }
 }
 
-async fn set_buckets(admin: &Client, buckets: &[Bucket], two_disks: bool) {
-    for bucket in buckets {
-        let change = bucket.change(two_disks).to_change();
+async fn set_buckets(admin: &Client, plan: &Plan) {
+    for bucket in plan.buckets() {
+        let change = bucket.change(plan.two_disks, plan.grace_ms).to_change();
         admin.propose(change, Vec::new()).await.expect("no faults yet");
     }
 }

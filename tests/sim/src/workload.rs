@@ -25,6 +25,8 @@ pub enum Habit {
     GoOn,
     /// Reads, then deletes with what it read.
     Delete,
+    /// Reads, then deletes with what it read, and leaves it at that.
+    Remove,
     /// Reads, and keeps the context for later.
     Keep,
     /// Writes with a context that it has kept for long.
@@ -141,6 +143,11 @@ impl Session {
             Habit::Keep => {
                 if let Some(fetched) = self.get(key, None).await {
                     self.kept.push((key.clone(), fetched.context));
+                }
+            }
+            Habit::Remove => {
+                if let Some(fetched) = self.get(key, None).await {
+                    drop(self.put(key, Some(&fetched.context), true).await);
                 }
             }
             Habit::ReadModifyWrite | Habit::Delete => {

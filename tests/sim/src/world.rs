@@ -7,6 +7,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 
@@ -16,7 +17,7 @@ use dynkv_net::{
     certs::{CertificateAuthority, Validity},
     socket::TokioRuntime,
 };
-use dynkv_node::{Env, Node, Parts};
+use dynkv_node::{Env, Node, NotServing, Parts};
 use dynkv_proto::NodeInfo;
 use dynkv_ring::{Founding, Member, NodeId, PartitionCount};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
@@ -111,7 +112,13 @@ impl World {
         let (start, anti_entropy) = (self.start, self.anti_entropy);
         let host = &mut self.hosts[index];
         let gate = Gate::default();
-        let (storage, label) = host.disk.mount(gate.clone());
+        let (mut storage, mut label) = host.disk.mount(gate.clone());
+        if dynkv_node::disk_is_old(&*storage).is_ok_and(|old| old) {
+            // As a real node does when it starts.
+            host.disk.wipe();
+            (storage, label) = host.disk.mount(gate.clone());
+            self.log.note(format!("{} sets its disk aside", host.id));
+        }
         let options = Options { quic_seed: Some(seed), ..Options::default() };
         let socket = self.network.bind(host.address);
         let runtime = Arc::new(GatedRuntime(gate.clone()));
@@ -168,11 +175,19 @@ impl World {
     /// other one.
     pub fn restart_refused(&mut self) {
         for index in 0..self.hosts.len() {
-            let refused = self.hosts[index].process.as_ref().is_some_and(|process| {
-                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-                std::pin::pin!(process.node.refused()).poll(&mut context).is_ready()
-            });
-            if refused {
+            let process = self.hosts[index].process.as_ref();
+            if process.is_some_and(|process| refused(&process.node).is_some()) {
+                self.kill(index);
+                self.start(index);
+            }
+        }
+    }
+
+    /// Restarts processes of the first `nodes` hosts whose disk has turned out to be an old one, as `dyn node start` does by itself.
+    pub fn restart_old(&mut self, nodes: usize) {
+        for index in 0..nodes {
+            let old = self.hosts[index].process.as_ref().and_then(|process| refused(&process.node));
+            if matches!(old, Some(NotServing::OldDisk { .. })) {
                 self.kill(index);
                 self.start(index);
             }
@@ -289,15 +304,25 @@ impl World {
     }
 }
 
+/// Why `node` serves nothing any more, if that is so.
+fn refused(node: &Node) -> Option<NotServing> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(node.refused()).poll(&mut context) {
+        Poll::Ready(reason) => Some(reason),
+        Poll::Pending => None,
+    }
+}
+
 fn identity(authority: &CertificateAuthority, name: &PeerName) -> Identity {
     let issued = authority.issue(name, Validity::default()).expect("a good name");
     Identity::from_pem(authority.cert_pem(), &issued.cert_pem, &issued.key_pem).expect("just issued")
 }
 
-/// Adds what `node` has counted: lines like `dynkv_read_repairs_total 3`.
+/// Adds what `node` has counted: lines like `dynkv_read_repairs_total 3`, and with labels, which are summed.
 fn add_counters(counters: &mut BTreeMap<String, u64>, node: &Node) {
     for line in node.metrics().lines() {
-        if let Some((name, count)) = line.split_once("_total ")
+        if let Some((name, rest)) = line.split_once("_total")
+            && let Some((_, count)) = rest.rsplit_once(' ')
             && let (Some(name), Ok(count)) = (name.strip_prefix("dynkv_"), count.parse::<u64>())
         {
             *counters.entry(name.to_owned()).or_default() += count;

@@ -36,7 +36,11 @@ fn seeds_that_once_found_a_bug_hold() {
     // 1040: a put on its way was denied by every home and written twice.
     // 20006: a retry found its own version and another home's, and did not say that there may be a duplicate.
     // 20087: fails when the homes are not asked about a retry.
-    check(&[1040, 20006, 20087], Plan::draw);
+    // 2092: an old disk agreed to a further settlement round before it was found out, and then could not be any more.
+    // 2075: an empty disk could not take what the others had read before they promised what it had.
+    // 3160: a failed write was acknowledged by what was read in its place.
+    // 248546766079044: the checker's own: an index that drifted had forgotten how young a tombstone was, and it settled.
+    check(&[1040, 20006, 20087, 2075, 2092, 3160, 248546766079044], Plan::draw);
 }
 
 #[test]
@@ -70,4 +74,14 @@ fn retries_elsewhere_do_not_write_twice_unsaid() {
     let seeds: Vec<u64> = (0..12).collect();
     let batch = check(&seeds, |seed| Plan::draw_with(seed, &[Kind::Cut, Kind::Trouble, Kind::Kill]));
     assert!(batch.seen["nodes: puts_repeated"] > 0, "{:?}", batch.seen);
+}
+
+/// Plans in which much settles and little else happens: under those the bugs of the settlement are hunted.
+#[test]
+fn settling_holds_while_links_disks_and_nodes_are_slow() {
+    let kinds = [Kind::SlowNode, Kind::Storm, Kind::Cut, Kind::SlowDisk];
+    let seeds: Vec<u64> = (73..85).collect();
+    let batch = check(&seeds, |seed| Plan::draw_with(seed, &kinds).grace([0, 100, 500][seed as usize % 3]));
+    assert!(batch.seen["nodes: tombstones_dropped"] > 0, "{:?}", batch.seen);
+    assert!(batch.seen["nodes: messages_behind"] > 0, "{:?}", batch.seen);
 }

@@ -36,7 +36,7 @@ enum BucketCommand {
 /// Set properties of a bucket; those not named stay as they are
 ///
 /// Properties: r, w, dw, pr, pw (quorums), conflict (siblings or lww; fixed when the bucket is first set), key_bytes_max,
-/// value_bytes_max, siblings_max. Takes an admin's certificate.
+/// value_bytes_max, siblings_max, grace_ms (how long a deleted key rests before its last traces may go). Takes an admin's certificate.
 #[derive(Debug, Args)]
 struct Set {
     /// The bucket
@@ -161,7 +161,7 @@ impl List {
                 output::json(&all)?;
                 return Ok(Exit::Ok);
             }
-            let rows: Vec<[String; 10]> = view
+            let rows: Vec<[String; 11]> = view
                 .buckets()
                 .iter()
                 .map(|(name, properties)| {
@@ -176,18 +176,28 @@ impl List {
                 output::note("no bucket was ever set: all have the defaults");
                 return Ok(Exit::Ok);
             }
-            let mut header = ["bucket"; 10];
+            let mut header = ["bucket"; 11];
             header[1..].copy_from_slice(&BucketChange::PROPERTIES);
-            output::line(output::table(header, &[1, 2, 3, 4, 5, 7, 8, 9], rows))?;
+            output::line(output::table(header, &[1, 2, 3, 4, 5, 7, 8, 9, 10], rows))?;
             Ok(Exit::Ok)
         })
     }
 }
 
 /// Every property with its value, in the order of [`BucketChange::PROPERTIES`].
-fn texts(properties: &BucketProperties) -> [(&'static str, String); 9] {
-    let BucketProperties { r, w, dw, pr, pw, conflict, key_bytes_max, value_bytes_max, siblings_max } =
-        properties;
+fn texts(properties: &BucketProperties) -> [(&'static str, String); 10] {
+    let BucketProperties {
+        r,
+        w,
+        dw,
+        pr,
+        pw,
+        conflict,
+        key_bytes_max,
+        value_bytes_max,
+        siblings_max,
+        grace_ms,
+    } = properties;
     [
         ("r", r.to_string()),
         ("w", w.to_string()),
@@ -198,15 +208,27 @@ fn texts(properties: &BucketProperties) -> [(&'static str, String); 9] {
         ("key_bytes_max", key_bytes_max.to_string()),
         ("value_bytes_max", value_bytes_max.to_string()),
         ("siblings_max", siblings_max.to_string()),
+        ("grace_ms", grace_ms.to_string()),
     ]
 }
 
 fn as_json(bucket: &str, properties: &BucketProperties) -> Value {
-    let BucketProperties { r, w, dw, pr, pw, conflict, key_bytes_max, value_bytes_max, siblings_max } =
-        properties;
+    let BucketProperties {
+        r,
+        w,
+        dw,
+        pr,
+        pw,
+        conflict,
+        key_bytes_max,
+        value_bytes_max,
+        siblings_max,
+        grace_ms,
+    } = properties;
     json!({
         "bucket": bucket, "r": r, "w": w, "dw": dw, "pr": pr, "pw": pw, "conflict": conflict.to_string(),
         "key_bytes_max": key_bytes_max, "value_bytes_max": value_bytes_max, "siblings_max": siblings_max,
+        "grace_ms": grace_ms,
     })
 }
 

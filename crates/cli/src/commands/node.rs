@@ -99,33 +99,12 @@ impl Start {
             // First of all: a signal while the store opens must not tear it down.
             let mut stop = Stop::listen()?;
             let cluster = config.identity.name().cluster().to_owned();
-            let node = RunningNode::start(config).await?;
-            let told = Told::new(json, &node);
-            let id = node.id();
-            told.event("listening", &format!("node {id} of cluster {cluster} listens on {}", told.listen));
-            let served = tokio::select! {
-                signal = stop.recv() => Ok(signal),
-                served = serve(&node, &told) => match served {
-                    // It stays, and says why to whoever asks: restarted again and again it would dispute the other's place.
-                    refused @ NotServing::Duplicate { .. } => {
-                        told.event("refusing", &format!("node {id} serves nothing: {refused}"));
-                        stop.recv().await;
-                        Err(refused)
-                    }
-                    refused => Err(refused),
-                },
-            };
-            if let Ok(signal) = &served {
-                told.event("stopping", &format!("node {id} stops on {signal}"));
-            }
-            tokio::select! {
-                () = node.shutdown() => told.event("stopped", &format!("node {id} has stopped")),
-                signal = stop.recv() => {
-                    output::note(format_args!("{signal} again: stopped at once, what was under way is unknown"));
-                    return Ok(Exit::Interrupted);
+            loop {
+                // A start after the first sets the disk aside that the one before has found to be old.
+                if let Some(exit) = run_once(config.clone(), json, &cluster, &mut stop).await? {
+                    return Ok(exit);
                 }
             }
-            served.map(|_| Exit::Ok).map_err(|refused| CliError::Refused(refused.to_string()))
         })
     }
 
@@ -161,6 +140,50 @@ impl Start {
             config.cache_bytes = cache_bytes;
         }
         Ok(config)
+    }
+}
+
+/// Runs the node until it is told to stop; `None` when it is to be started again.
+async fn run_once(
+    config: NodeConfig,
+    json: bool,
+    cluster: &str,
+    stop: &mut Stop,
+) -> Result<Option<Exit>, CliError> {
+    let node = RunningNode::start(config).await?;
+    let told = Told::new(json, &node);
+    let id = node.id();
+    told.event("listening", &format!("node {id} of cluster {cluster} listens on {}", told.listen));
+    let served = tokio::select! {
+        signal = stop.recv() => Ok(signal),
+        served = serve(&node, &told) => match served {
+            // It stays, and says why to whoever asks: restarted again and again it would dispute the other's place.
+            refused @ NotServing::Duplicate { .. } => {
+                told.event("refusing", &format!("node {id} serves nothing: {refused}"));
+                stop.recv().await;
+                Err(refused)
+            }
+            refused => Err(refused),
+        },
+    };
+    match &served {
+        Ok(signal) => told.event("stopping", &format!("node {id} stops on {signal}")),
+        Err(refused @ NotServing::OldDisk { .. }) => {
+            told.event("restarting", &format!("node {id} starts again: {refused}"));
+        }
+        Err(_) => {}
+    }
+    tokio::select! {
+        () = node.shutdown() => told.event("stopped", &format!("node {id} has stopped")),
+        signal = stop.recv() => {
+            output::note(format_args!("{signal} again: stopped at once, what was under way is unknown"));
+            return Ok(Some(Exit::Interrupted));
+        }
+    }
+    match served {
+        Ok(_) => Ok(Some(Exit::Ok)),
+        Err(NotServing::OldDisk { .. }) => Ok(None),
+        Err(refused) => Err(CliError::Refused(refused.to_string())),
     }
 }
 

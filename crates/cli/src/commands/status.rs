@@ -252,6 +252,9 @@ fn note(view: Digest, asked: &[NodeId], status: &StatusReply) -> String {
     if status.view != view {
         notes.push("its view of the cluster differs".into());
     }
+    if !status.settling_paused.is_empty() {
+        notes.push(format!("settling pauses: {}", status.settling_paused));
+    }
     notes.join("; ")
 }
 
@@ -273,6 +276,7 @@ fn as_json(client: &Client, rows: &[Row]) -> Value {
                 "view": status.view.to_string(),
                 "hints": status.hints,
                 "oldest_hint_s": status.oldest_hint_s,
+                "settling_paused": status.settling_paused,
                 "peers": status.peers.iter().map(|peer| json!({
                     "node": peer.id.to_string(),
                     "address": peer.address,
@@ -348,6 +352,7 @@ mod tests {
             peers,
             hints: 3,
             oldest_hint_s: Some(61),
+            settling_paused: String::new(),
         }
     }
 

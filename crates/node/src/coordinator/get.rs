@@ -12,12 +12,12 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use dynkv_net::Class;
 use dynkv_proto::{
-    Conflict, ContextToken, Digest, FailureCode, Frame, Get, GetReply, ReplicaGet, ReplicaGetReply,
-    ReplicaPut, ReplicaPutReply, State, VersionHeader,
+    Conflict, ContextToken, Digest, FailureCode, Frame, Get, GetReply, Marks, ReplicaGet, ReplicaGetReply,
+    State, VersionHeader,
 };
 use dynkv_ring::NodeId;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Answer, Context, checked_key, effective, failure,
@@ -30,6 +30,10 @@ use crate::{
     key::Key,
     planted::{self, Bug},
     replica::Incoming,
+    settle::{
+        self, TakeError,
+        send::{self, Held, How, Source},
+    },
     shared::Shared,
     storage::{Durability, StorageError},
 };
@@ -116,7 +120,18 @@ enum Answered {
     Holds(Option<Incoming>),
 }
 
-type Answers<'a> = FuturesUnordered<BoxFuture<'a, (Asked, Result<Answered, String>)>>;
+type Answers<'a> = FuturesUnordered<BoxFuture<'a, (Asked, Result<(Answered, Marks), String>)>>;
+
+/// An answer that counts.
+struct Taken {
+    asked: Asked,
+    /// The marks under which it was read.
+    marks: Marks,
+    /// `None`: nothing.
+    digest: Option<Digest>,
+    /// Its state, if that is not what this node holds.
+    state: Option<State>,
+}
 
 /// One read on its way.
 struct Read<'a> {
@@ -139,6 +154,9 @@ struct Read<'a> {
     /// Digests of those that answered; `None` for no state.
     held: BTreeMap<NodeId, Option<Digest>>,
     merged: State,
+    /// What this node holds, once that is no longer all that is merged.
+    own_state: Option<State>,
+    taken: Vec<Taken>,
     /// The first home to answer.
     fastest: Option<NodeId>,
 }
@@ -171,6 +189,8 @@ impl<'a> Read<'a> {
             own: None,
             held: BTreeMap::new(),
             merged: State::default(),
+            own_state: None,
+            taken: Vec::new(),
             fastest: None,
         };
         let place = Place::of(&context.view, key, &me);
@@ -181,8 +201,9 @@ impl<'a> Read<'a> {
         let own = Asked { node: me, slot, durable: false };
         read.quorum.asked(own);
         match read.read_own(&place) {
-            Ok(()) => {
+            Ok(marks) => {
                 read.quorum.answered(own);
+                read.taken.push(Taken { asked: own, marks, digest: read.own, state: None });
                 read.fastest = (slot == me).then_some(me);
             }
             Err(error) => read.failed(own, error.to_string()),
@@ -191,7 +212,9 @@ impl<'a> Read<'a> {
         Ok(read)
     }
 
-    fn read_own(&mut self, place: &Place) -> Result<(), StorageError> {
+    /// Returns the marks under which it was read.
+    fn read_own(&mut self, place: &Place) -> Result<Marks, StorageError> {
+        let marks = self.node.replica.stamp(self.key).1;
         if let Some((record, state)) = self.node.replica.read_verified(self.key, place, self.conflict)? {
             self.own = Some(record.digest()?);
             self.merged = state;
@@ -199,7 +222,7 @@ impl<'a> Read<'a> {
         if *place == Place::Home {
             self.held.insert(self.node.cluster.me.id, self.own);
         }
-        Ok(())
+        Ok(marks)
     }
 
     /// Asks one more home, or somebody in place of one that did not answer or, if `late` is said, has not yet; `false` when
@@ -235,8 +258,9 @@ impl<'a> Read<'a> {
         let request = ReplicaGet {
             bucket: self.key.bucket.clone(),
             key: self.key.key.clone().into(),
-            stamp: self.node.replica.stamp(),
+            stamp: self.node.replica.stamp(self.key),
             have: self.own,
+            promise: false,
         };
         let (node, timeout) = (self.node, self.context.time_left());
         let answer = async move {
@@ -247,13 +271,16 @@ impl<'a> Read<'a> {
                 if reply.stamp.0 != request.stamp.0 {
                     return Err(format!("it is at epoch {}, not {}", reply.stamp.0, request.stamp.0));
                 }
-                match (reply.same, state.is_empty()) {
-                    (true, _) => Ok(Answered::Same),
-                    (false, true) => Ok(Answered::Holds(None)),
-                    (false, false) => Incoming::verify(state)
-                        .map(|incoming| Answered::Holds(Some(incoming)))
-                        .map_err(|error| error.to_string()),
-                }
+                let marks = reply.stamp.1;
+                let answered = match (reply.same, state.is_empty()) {
+                    (true, _) => Answered::Same,
+                    (false, true) => Answered::Holds(None),
+                    (false, false) => {
+                        let incoming = Incoming::verify(state, marks).map_err(|error| error.to_string())?;
+                        Answered::Holds(Some(incoming))
+                    }
+                };
+                Ok((answered, marks))
             });
             (asked, answered)
         };
@@ -300,30 +327,68 @@ impl<'a> Read<'a> {
         (usual * HEDGE_FACTOR).clamp(HEDGE_MIN, HEDGE_MAX)
     }
 
-    fn take(&mut self, asked: Asked, answered: Result<Answered, String>) {
-        let holds = match answered {
-            Ok(Answered::Same) => Ok(self.own),
-            Ok(Answered::Holds(None)) => Ok(None),
-            Ok(Answered::Holds(Some(incoming))) => {
-                incoming.digest().map_err(|error| error.to_string()).map(|digest| {
-                    self.merged.merge(incoming.state, self.conflict);
-                    Some(digest)
-                })
-            }
-            Err(error) => Err(error),
-        };
-        match holds {
-            Ok(digest) => {
-                self.quorum.answered(asked);
-                if asked.node == asked.slot {
-                    self.held.insert(asked.node, digest);
-                    self.fastest.get_or_insert(asked.node);
-                } else {
-                    self.from_fallback |= digest.is_some();
+    fn take(&mut self, asked: Asked, answered: Result<(Answered, Marks), String>) {
+        let taken = answered.and_then(|(answered, marks)| {
+            let (digest, state) = match answered {
+                Answered::Same => (self.own, None),
+                Answered::Holds(None) => (None, None),
+                Answered::Holds(Some(incoming)) => {
+                    let digest = incoming.digest().map_err(|error| error.to_string())?;
+                    (Some(digest), Some(incoming.state))
                 }
-            }
-            Err(error) => self.failed(asked, error),
+            };
+            Ok(Taken { asked, marks, digest, state })
+        });
+        let taken = match taken {
+            Ok(taken) => taken,
+            Err(error) => return self.failed(asked, error),
+        };
+        if let Err(error) = self.node.replica.marks.heed(self.key.partition.0, &taken.marks) {
+            // This node is about to stop serving; what it holds is set aside below.
+            self.errors.push(format!("{}: {error}", self.node.cluster.me.id));
         }
+        self.quorum.answered(asked);
+        if asked.node == asked.slot {
+            self.held.insert(asked.node, taken.digest);
+            self.fastest.get_or_insert(asked.node);
+        } else {
+            self.from_fallback |= taken.digest.is_some();
+        }
+        if let Some(state) = &taken.state {
+            self.own_state.get_or_insert_with(|| self.merged.clone());
+            self.merged.merge(state.clone(), self.conflict);
+        }
+        self.taken.push(taken);
+        self.set_old_ones_aside();
+    }
+
+    /// Answers that were read before a settlement of which another answer knows that it is decided may show what has gone. They count
+    /// for nothing: they come from an old disk, or were long on their way.
+    fn set_old_ones_aside(&mut self) {
+        let decided = self.taken.iter().map(|taken| taken.marks.decided).max().unwrap_or_default();
+        if self.taken.iter().all(|taken| taken.marks.agreed >= decided) {
+            return;
+        }
+        let own = self.own_state.take().unwrap_or_else(|| self.merged.clone());
+        let (kept, old): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.taken).into_iter().partition(|taken| taken.marks.agreed >= decided);
+        for Taken { asked, .. } in old {
+            self.node.metrics.messages_behind.inc();
+            self.quorum.withdrawn(asked);
+            self.held.remove(&asked.node);
+            self.errors.push(format!("{}: its answer is from before a settlement", asked.node));
+        }
+        self.merged = State::default();
+        for taken in &kept {
+            let state = match (&taken.state, taken.digest) {
+                (Some(state), _) => state,
+                (None, Some(_)) => &own,
+                (None, None) => continue,
+            };
+            self.merged.merge(state.clone(), self.conflict);
+        }
+        self.own_state = Some(own);
+        self.taken = kept;
     }
 
     fn missed(&self, code: FailureCode) -> dynkv_proto::Failure {
@@ -359,38 +424,60 @@ impl<'a> Read<'a> {
         let Some(_turn) = self.node.background.turn(Work::ReadRepair).await else { return };
         let behind: Vec<NodeId> =
             self.held.iter().filter(|(_, held)| **held != Some(digest)).map(|(home, _)| *home).collect();
-        let request = ReplicaPut {
-            bucket: self.key.bucket.clone(),
-            key: self.key.key.clone().into(),
-            stamp: self.node.replica.stamp(),
-            durable: false,
-            hint_for: None,
-        };
-        let frame = Frame::new(&request, encoded.clone());
+        // Of all that is merged.
+        let marks = self.taken.iter().map(|taken| Some(taken.marks)).reduce(|a, b| settle::together(a?, b?));
+        let Some(marks) = marks.flatten() else { return };
+        let me = self.node.cluster.me.id;
+        let source = Source::At(Place::of(&self.context.view, self.key, &me), self.conflict);
+        let how = How { class: Class::Background, durable: false, hint_for: None, timeout: STRAGGLERS };
         let mut repairs = FuturesUnordered::new();
+        let mut own_behind = false;
         for home in behind {
             self.node.metrics.read_repairs.inc();
-            if home == self.node.cluster.me.id {
-                let incoming = Incoming { bytes: encoded.clone(), state: self.merged.clone() };
-                let united =
-                    self.node.replica.unite(self.key, incoming, self.conflict, Durability::Memory, |_| {});
-                if let Err(error) = united {
-                    tracing::debug!(%error, "the own copy was not repaired");
-                }
+            if home == me {
+                let incoming = Incoming { bytes: encoded.clone(), state: self.merged.clone(), marks };
+                own_behind = matches!(
+                    unite(self.node, self.key, self.conflict, incoming).await,
+                    Err(TakeError::Behind(_))
+                );
             } else {
-                let peers = &self.node.peers;
-                repairs.push(peers.request::<ReplicaPutReply>(
-                    home,
-                    Class::Background,
-                    frame.clone(),
-                    STRAGGLERS,
-                ));
+                let held = Held { state: encoded.clone(), marks };
+                repairs.push(send::give(self.node, home, self.key, &source, held, how));
             }
         }
         while let Some(repaired) = repairs.next().await {
             if let Err(error) = repaired {
                 tracing::debug!(%error, "a replica was not repaired");
             }
+        }
+        if own_behind {
+            let others =
+                self.taken.iter().filter(|taken| taken.state.is_some()).map(|taken| taken.asked.node);
+            ask_again(self.node, self.key, self.conflict, others.collect()).await;
+        }
+    }
+}
+
+async fn unite(
+    node: &Arc<Shared>,
+    key: &Key,
+    conflict: Conflict,
+    incoming: Incoming,
+) -> Result<(), TakeError> {
+    let (sender, united) = oneshot::channel();
+    let done = |outcome: Result<(), TakeError>| drop(sender.send(outcome));
+    node.replica.unite(key, incoming, conflict, Durability::Memory, done)?;
+    united.await.unwrap_or(Err(StorageError::Closed.into()))
+}
+
+/// Repairs the own copy, which cannot take what others have read before they promised what this node has promised: they promise it, and
+/// read again.
+async fn ask_again(node: &Arc<Shared>, key: &Key, conflict: Conflict, others: Vec<NodeId>) {
+    for other in others {
+        let Ok((marks, state)) = send::ask(node, other, key, STRAGGLERS).await else { continue };
+        let Ok(incoming) = Incoming::verify(state, marks) else { continue };
+        if let Err(error) = unite(node, key, conflict, incoming).await {
+            tracing::debug!(%error, "the own copy was not repaired");
         }
     }
 }

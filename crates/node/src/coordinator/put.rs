@@ -25,6 +25,7 @@ use crate::{
     planted::{self, Bug},
     put_ids::Attempt,
     replica::{Incoming, Mint, MintError, Minted},
+    settle::{TakeError, send::Held},
     shared::Shared,
     storage::{Durability, StorageError},
 };
@@ -103,7 +104,8 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
             homes.first().copied().unwrap_or(node.cluster.me.id)
         }
     };
-    let placed = Placed { state: minted.state.clone(), slot, written };
+    let held = Held { state: minted.state.clone(), marks: minted.stamp.1 };
+    let placed = Placed { held, dot: minted.dot, place, slot, written };
     replicate(&node, &context, &key, placed, &properties, answer, reply).await;
 }
 
@@ -257,8 +259,13 @@ async fn ask_others(
         Err(superseded @ MintError::Superseded) => return Err(refusal(node, context, &superseded)),
         Err(_) => Seen::CannotSay,
     };
-    let question =
-        PutSeen { bucket: key.bucket.clone(), key: key.key.clone().into(), put_id, attempt: attempt.number };
+    let question = PutSeen {
+        bucket: key.bucket.clone(),
+        key: key.key.clone().into(),
+        put_id,
+        attempt: attempt.number,
+        stamp: node.replica.stamp(key),
+    };
     let frame = Frame::new(&question, Bytes::new());
     let timeout = context.time_left() / SEEN_SHARE;
     let mut answers: FuturesUnordered<_> = coordinators(context, key, tried)
@@ -304,13 +311,13 @@ async fn adopt(
     state: Bytes,
 ) -> Result<(), Failure> {
     let refuse = |message: String| failure(&context.view, FailureCode::Storage, message);
-    let incoming = Incoming::verify(state).map_err(|error| refuse(error.to_string()))?;
+    let incoming = Incoming::verify(state, reply.stamp.1).map_err(|error| refuse(error.to_string()))?;
     let conflict = context.properties.conflict;
     let (sender, united) = oneshot::channel();
     let done = |outcome: Result<(), HintError>| drop(sender.send(outcome));
     match place {
         Place::Home => {
-            let done = |outcome: Result<(), StorageError>| done(outcome.map_err(HintError::from));
+            let done = |outcome: Result<(), TakeError>| done(outcome.map_err(HintError::from));
             node.replica.unite(key, incoming, conflict, Durability::Memory, done)
         }
         Place::Fallback(homes) => {

@@ -95,6 +95,11 @@ impl Quorum {
         }
     }
 
+    /// Its answer counts for nothing after all.
+    pub(crate) fn withdrawn(&mut self, asked: Asked) {
+        self.answered.retain(|other| *other != asked);
+    }
+
     /// Answers so far.
     pub(crate) fn got(&self) -> Need {
         Need::met_by(self.answered.iter())

@@ -7,10 +7,9 @@ use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynkv_net::Class;
-use dynkv_proto::{
-    BucketProperties, Failure, FailureCode, Frame, PutReply, ReplicaPut, ReplicaPutReply, Stamp,
-};
+use dynkv_proto::{Actor, BucketProperties, Conflict, DecodeError, Failure, FailureCode, PutReply, State};
 use dynkv_ring::NodeId;
+use dynkv_vclock::Dot;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{sync::oneshot, time::Instant};
 
@@ -20,7 +19,17 @@ use super::{
     unknown,
 };
 use crate::{
-    background::Work, key::Key, peers::PeerError, replica::Incoming, shared::Shared, storage::StorageError,
+    background::Work,
+    hints::{HintError, Place},
+    key::Key,
+    peers::PeerError,
+    replica::Incoming,
+    settle::{
+        TakeError,
+        send::{self, GiveError, Held, How, Source},
+    },
+    shared::Shared,
+    storage::StorageError,
 };
 
 /// Other nodes stand in for homes that are this many times later than the slowest of them usually is.
@@ -31,10 +40,18 @@ const LATE_MAX: Duration = Duration::from_secs(1);
 /// After the answer, how long a node may take to keep a hint.
 const HINT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Why a state that was read again is no acknowledgement.
+const NOT_HERE: &str =
+    "the version is not on the coordinator's disk: its write failed, or it is settled already";
+
 /// A version as it stands on the coordinator.
 pub(super) struct Placed {
-    /// `State::encode`, with the version in it.
-    pub(super) state: Bytes,
+    /// The state, with the version in it.
+    pub(super) held: Held,
+    /// The version's dot.
+    pub(super) dot: Dot<Actor>,
+    /// Where the coordinator keeps it.
+    pub(super) place: Place,
     /// The home whose slot the coordinator fills: itself, or the first one when it is no home.
     pub(super) slot: NodeId,
     /// The outcome of the coordinator's own write.
@@ -81,7 +98,9 @@ struct Replication<'a> {
     node: &'a Arc<Shared>,
     context: &'a Context,
     key: &'a Key,
-    state: Bytes,
+    held: Held,
+    dot: Dot<Actor>,
+    source: Source,
     need: Need,
     quorum: Quorum,
     acks: FuturesUnordered<BoxFuture<'a, Ack>>,
@@ -108,7 +127,9 @@ impl<'a> Replication<'a> {
             node,
             context,
             key,
-            state: placed.state,
+            held: placed.held,
+            dot: placed.dot,
+            source: Source::At(placed.place, context.properties.conflict),
             need,
             quorum: Quorum::new(need),
             acks: FuturesUnordered::new(),
@@ -143,17 +164,12 @@ impl<'a> Replication<'a> {
     fn ask(&mut self, asked: Asked, timeout: Duration) {
         self.quorum.asked(asked);
         let hint_for = (asked.slot != asked.node).then_some(asked.slot);
-        let request = ReplicaPut {
-            bucket: self.key.bucket.clone(),
-            key: self.key.key.clone().into(),
-            stamp: self.node.replica.stamp(),
-            durable: asked.durable,
-            hint_for,
-        };
-        let frame = Frame::new(&request, self.state.clone());
         let class = if self.answered { Class::Background } else { Class::Foreground };
-        let (node, stamp) = (self.node, request.stamp);
-        self.acks.push(async move { remote_ack(node, asked, class, frame, timeout, stamp).await }.boxed());
+        let how = How { class, durable: asked.durable, hint_for, timeout };
+        let (node, key, dot) = (self.node, self.key, self.dot);
+        let (held, source) = (self.held.clone(), self.source.clone());
+        let ack = async move { remote_ack(node, asked, key, dot, held, &source, how).await };
+        self.acks.push(ack.boxed());
     }
 
     /// Has another node keep the state for `home`, or this one when there is no other.
@@ -180,22 +196,23 @@ impl<'a> Replication<'a> {
     fn keep_here(&mut self, home: NodeId) {
         let asked = Asked { node: self.node.cluster.me.id, slot: home, durable: true };
         self.quorum.asked(asked);
-        let (sender, kept) = oneshot::channel();
-        let outcome =
-            Incoming::verify(self.state.clone()).map_err(|error| error.to_string()).and_then(|incoming| {
-                let conflict = self.context.properties.conflict;
-                let done = |outcome: Result<(), crate::hints::HintError>| drop(sender.send(outcome));
-                let united = self.node.replica.unite_hint(self.key, home, incoming, conflict, done);
-                united.map_err(|error| error.to_string())
-            });
+        let (node, key, conflict) = (self.node, self.key, self.context.properties.conflict);
+        let dot = self.dot;
+        let (held, source) = (self.held.clone(), self.source.clone());
         self.acks.push(
             async move {
-                let result = match outcome {
-                    Ok(()) => match kept.await {
-                        Ok(kept) => kept.map_err(|error| error.to_string()),
-                        Err(_) => Err(StorageError::Closed.to_string()),
+                let result = match keep_hint(node, key, home, held, conflict).await {
+                    // A round was promised here meanwhile.
+                    Err(HintError::Refused(TakeError::Behind(_))) => match send::read(node, key, &source) {
+                        Ok(Some(held)) if knows(&held.state, dot) => {
+                            keep_hint(node, key, home, held, conflict)
+                                .await
+                                .map_err(|error| error.to_string())
+                        }
+                        Ok(_) => Err(NOT_HERE.into()),
+                        Err(error) => Err(error.to_string()),
                     },
-                    Err(error) => Err(error),
+                    kept => kept.map_err(|error| error.to_string()),
                 };
                 Ack { asked, result }
             }
@@ -290,15 +307,30 @@ async fn own_ack(asked: Asked, written: oneshot::Receiver<Result<(), StorageErro
     Ack { asked, result: result.map_err(|error| error.to_string()) }
 }
 
+async fn keep_hint(
+    node: &Arc<Shared>,
+    key: &Key,
+    home: NodeId,
+    held: Held,
+    conflict: Conflict,
+) -> Result<(), HintError> {
+    let damaged = |error: DecodeError| StorageError::Damaged { reason: error.to_string() };
+    let incoming = Incoming::verify(held.state, held.marks).map_err(damaged)?;
+    let (sender, kept) = oneshot::channel();
+    node.replica.unite_hint(key, home, incoming, conflict, |outcome| drop(sender.send(outcome)))?;
+    kept.await.unwrap_or(Err(StorageError::Closed.into()))
+}
+
 async fn remote_ack(
-    node: &Shared,
+    node: &Arc<Shared>,
     asked: Asked,
-    class: Class,
-    frame: Frame,
-    timeout: Duration,
-    stamp: Stamp,
+    key: &Key,
+    dot: Dot<Actor>,
+    held: Held,
+    source: &Source,
+    how: How,
 ) -> Ack {
-    let _turn = match class {
+    let _turn = match how.class {
         Class::Foreground => None,
         // Nobody waits for it any more.
         Class::Background => match node.background.turn(Work::HintPlacement).await {
@@ -306,12 +338,14 @@ async fn remote_ack(
             None => return Ack { asked, result: Err("other background work comes first".into()) },
         },
     };
-    let answer = node.peers.request::<ReplicaPutReply>(asked.node, class, frame, timeout).await;
-    let result = match answer {
+    let minted = held.state.clone();
+    let result = match send::give(node, asked.node, key, source, held, how).await {
         // A replica of another epoch has stored the state, but does not count as a home of this one.
-        Ok((reply, _)) if reply.stamp.0 == stamp.0 => Ok(()),
-        Ok((reply, _)) => Err(format!("it is at epoch {}, not {}", reply.stamp.0, stamp.0)),
-        Err(PeerError::Refused(failure)) => {
+        Ok((reply, _)) if reply.stamp.0 != 0 => Err(format!("it is at epoch {}, not 0", reply.stamp.0)),
+        // The same bytes, unless it was read again: not compared, they may be long.
+        Ok((_, taken)) if taken.as_ptr() == minted.as_ptr() || knows(&taken, dot) => Ok(()),
+        Ok(_) => Err(NOT_HERE.into()),
+        Err(GiveError::Peer(PeerError::Refused(failure))) => {
             if failure.code == FailureCode::HintsFull {
                 node.peers.hints_full(asked.node);
             }
@@ -320,4 +354,9 @@ async fn remote_ack(
         Err(error) => Err(error.to_string()),
     };
     Ack { asked, result }
+}
+
+/// Whether a state contains a version, or has replaced it.
+fn knows(state: &Bytes, dot: Dot<Actor>) -> bool {
+    State::decode(state.clone()).is_ok_and(|state| state.context().contains(&dot))
 }

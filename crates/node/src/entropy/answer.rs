@@ -3,11 +3,12 @@
 use bytes::{Bytes, BytesMut};
 use dynkv_merkle::{AnswerError, Request, RootsRequest};
 use dynkv_proto::{
-    Failure, FailureCode, Frame, StateAsked, StateFound, States, StatesReply, TreeCompareReply, TreeRoots,
-    TreeRootsReply,
+    Failure, FailureCode, Frame, Marks, Stamp, StateAsked, StateFound, States, StatesReply, TreeCompareReply,
+    TreeRoots, TreeRootsReply,
 };
 use dynkv_ring::NodeId;
 
+use super::states::partition_at;
 use crate::{
     key::Key,
     record::parse_record_key,
@@ -18,6 +19,9 @@ use crate::{
 
 /// Places looked at for one request: half a millisecond from the cache.
 pub(super) const PLACES_MAX: usize = 128;
+
+/// After so many others have their turn: some 50 microseconds.
+const PLACES_AT_ONCE: u32 = 2;
 
 /// Bytes of states with which a reply is full; one that is longer goes alone.
 const STATES_BYTES: usize = 1024 * 1024;
@@ -49,17 +53,35 @@ pub(crate) fn roots(
     let shares = node.entropy.shares(&view, &node.cluster.me.id);
     let shared = shares.get(&from).map(Vec::as_slice).unwrap_or_default();
     let asked = RootsRequest::from_bytes(body).map_err(invalid)?;
-    let answer =
-        node.replica.trees.roots_of(shared).and_then(|roots| roots.answer(&asked)).map_err(invalid)?;
+    let answer = node
+        .replica
+        .trees
+        .roots_of(&unsettling(node, shared))
+        .and_then(|roots| roots.answer(&asked))
+        .map_err(invalid)?;
     Ok(sent(node, TreeRootsReply { reserved: 0 }, answer.to_bytes().into()))
 }
 
+/// Those of `partitions` in which no settlement round is about to end: its members do not all drop what is settled at one moment.
+pub(super) fn unsettling(node: &Shared, partitions: &[u32]) -> Vec<u32> {
+    partitions.iter().copied().filter(|partition| !node.replica.marks.is_quiet(*partition)).collect()
+}
+
 /// Answers one step of a comparison.
-pub(crate) fn compare(node: &Shared, body: &[u8]) -> Result<(TreeCompareReply, Bytes), Failure> {
+pub(crate) fn compare(
+    node: &Shared,
+    from: NodeId,
+    body: &[u8],
+) -> Result<(TreeCompareReply, Bytes), Failure> {
+    node.entropy.compared(from, &node.env);
     let request = Request::from_bytes(body).map_err(invalid)?;
     let span = request.span();
-    let tree =
-        node.replica.trees.ready(span.index()).filter(|tree| tree.span() == span).ok_or_else(|| {
+    let tree = node
+        .replica
+        .trees
+        .ready(span.index())
+        .filter(|tree| tree.span() == span && !node.replica.marks.is_quiet(span.index()))
+        .ok_or_else(|| {
             let message = format!("node {} has no tree of partition {span} now", node.cluster.me.id);
             Failure::not_done(FailureCode::Stale, message)
         })?;
@@ -73,10 +95,28 @@ pub(crate) fn compare(node: &Shared, body: &[u8]) -> Result<(TreeCompareReply, B
 }
 
 /// Answers with the states at some places.
-pub(crate) fn states(node: &Shared, request: &States) -> Result<(StatesReply, Bytes), Failure> {
+pub(crate) async fn states(
+    node: &Shared,
+    from: NodeId,
+    request: &States,
+) -> Result<(StatesReply, Bytes), Failure> {
+    node.entropy.compared(from, &node.env);
+    // The clients of this node do not wait for it either.
+    let _turn = node.background.turn_to_answer().await;
+    for asked in request.asked.iter().take(PLACES_MAX) {
+        let (partition, marks) = (partition_at(node, asked.position), &node.replica.marks);
+        let theirs = Marks { promise: asked.promise, ..Marks::default() };
+        if marks.is_behind(partition, &theirs) {
+            let promised = marks.promise(partition, &theirs).await;
+            promised.map_err(|error| Failure::not_done(FailureCode::Storage, error.to_string()))?;
+        }
+    }
     let mut reply = StatesReply { through: 0, absent: Vec::new(), found: Vec::new() };
     let mut body = BytesMut::new();
     for (at, asked) in (0..).zip(request.asked.iter().take(PLACES_MAX)) {
+        if at % PLACES_AT_ONCE == PLACES_AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
         let held = held(node, asked, request.bodies).map_err(|error| storage_failure(node, &error))?;
         let states = match held {
             Held::Absent => {
@@ -85,13 +125,13 @@ pub(crate) fn states(node: &Shared, request: &States) -> Result<(StatesReply, By
             }
             Held::States(states) => states,
         };
-        let bytes: usize = states.iter().map(|(_, state)| state.len()).sum();
+        let bytes: usize = states.iter().map(|(_, _, state)| state.len()).sum();
         if body.len() + bytes > STATES_BYTES && reply.through > 0 {
             break;
         }
-        for (key, state) in states {
+        for (key, stamp, state) in states {
             let len = state.len() as u64;
-            reply.found.push(StateFound { at, bucket: key.bucket, key: key.key.into(), len });
+            reply.found.push(StateFound { at, bucket: key.bucket, key: key.key.into(), len, stamp });
             body.extend_from_slice(&state);
         }
         reply.through = at + 1;
@@ -103,7 +143,7 @@ pub(crate) fn states(node: &Shared, request: &States) -> Result<(StatesReply, By
 enum Held {
     Absent,
     /// Those that the asker has not; damaged ones are left out.
-    States(Vec<(Key, Bytes)>),
+    States(Vec<(Key, Stamp, Bytes)>),
 }
 
 fn held(node: &Shared, asked: &StateAsked, bodies: bool) -> Result<Held, StorageError> {
@@ -120,15 +160,16 @@ fn held(node: &Shared, asked: &StateAsked, bodies: bool) -> Result<Held, Storage
         let Some((bucket, key)) = parse_record_key(&entry.record) else { continue };
         let key = Key::new(bucket, key, partitions);
         if !bodies {
-            states.push((key, Bytes::new()));
+            states.push((key, Stamp::default(), Bytes::new()));
             continue;
         }
+        let stamp = node.replica.stamp(&key);
         match node.replica.read_intact(&key) {
             Ok(Some(record)) => {
                 if record.digest()? != entry.digest {
                     node.replica.check(&key);
                 }
-                states.push((key, record.state));
+                states.push((key, stamp, record.state));
             }
             // The index names a record that is not there.
             Ok(None) => node.replica.check(&key),

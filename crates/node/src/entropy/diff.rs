@@ -17,8 +17,8 @@ use tokio::{sync::Semaphore, time::timeout};
 use super::{
     CompareError,
     answer::PLACES_MAX,
-    pass::{Pass, place},
-    states::{keys_at, look, verified},
+    pass::{Pass, place, turn},
+    states::{keys_at, look, name_at, verified},
 };
 use crate::{key::Key, shared::Shared, storage::StorageError};
 
@@ -166,10 +166,11 @@ async fn look_at(
     differences: &mut Vec<DiffKey>,
 ) -> Result<(), CompareError> {
     // All of them, also those that are equal by now: otherwise a damaged one could not be told from an equal one.
-    let mut asked: Vec<StateAsked> =
-        found.iter().map(|difference| StateAsked { position: place(difference), have: None }).collect();
+    let mut asked: Vec<StateAsked> = found.iter().map(|difference| name_at(place(difference))).collect();
     while !asked.is_empty() {
+        let turn = turn(node).await?;
         let (reply, mut body) = look(node, peer, &asked, true).await?;
+        drop(turn);
         let mut keys: BTreeMap<Bytes, (Key, Has, Has)> = BTreeMap::new();
         let looked_at = (reply.through as usize).min(asked.len());
         for (at, asked) in asked.iter().enumerate().take(looked_at) {

@@ -14,15 +14,20 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use dynkv_net::Class;
-use dynkv_proto::{FailureCode, Frame, ReplicaGet, ReplicaGetReply};
+use dynkv_proto::{FailureCode, Marks};
 use dynkv_ring::NodeId;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
-    background::Work, key::Key, peers::PeerError, record::parse_record_key, replica::Incoming,
-    shared::Shared, storage::StorageError,
+    background::Work,
+    key::Key,
+    peers::PeerError,
+    record::parse_record_key,
+    replica::Incoming,
+    settle::{self, TakeError, send},
+    shared::Shared,
+    storage::StorageError,
 };
 
 /// How often what could not be healed is tried again.
@@ -49,13 +54,13 @@ pub(crate) async fn run(node: Arc<Shared>) {
 /// What another home says of a key.
 enum Said {
     Holds(Incoming),
-    Nothing,
+    Nothing(Marks),
     Damaged,
     NoAnswer,
 }
 
 /// Tries to heal one record. Says whether it is whole, or not this node's to heal any more.
-async fn heal(node: &Arc<Shared>, record: &Bytes) -> Result<bool, StorageError> {
+async fn heal(node: &Arc<Shared>, record: &Bytes) -> Result<bool, TakeError> {
     let view = node.cluster.view();
     let Some((bucket, key)) = parse_record_key(record) else { return Ok(true) };
     let key = Key::new(bucket, key, view.membership.partitions());
@@ -67,34 +72,41 @@ async fn heal(node: &Arc<Shared>, record: &Bytes) -> Result<bool, StorageError> 
     let mut answers: FuturesUnordered<_> =
         homes.iter().filter(|home| **home != node.cluster.me.id).map(|home| ask(node, *home, &key)).collect();
     let (mut union, mut everybody): (Option<Incoming>, bool) = (None, true);
+    let mut marks = None;
     while let Some(said) = answers.next().await {
+        let read_under = match &said {
+            Said::Holds(incoming) => Some(incoming.marks),
+            Said::Nothing(marks) => Some(*marks),
+            Said::Damaged | Said::NoAnswer => None,
+        };
+        if let Some(read_under) = read_under {
+            let Some(both) = settle::together(marks.unwrap_or(read_under), read_under) else {
+                // One of them has an old disk: it will find out.
+                return Ok(false);
+            };
+            marks = Some(both);
+        }
         match (said, &mut union) {
             (Said::Holds(incoming), None) => union = Some(incoming),
             (Said::Holds(incoming), Some(union)) => {
                 union.state.merge(incoming.state, conflict);
                 union.bytes = union.state.encode();
             }
-            (Said::Nothing | Said::Damaged, _) => {}
+            (Said::Nothing(_) | Said::Damaged, _) => {}
             (Said::NoAnswer, _) => everybody = false,
         }
     }
-    let Some(union) = union else { return Ok(false) };
+    let (Some(mut union), Some(marks)) = (union, marks) else { return Ok(false) };
+    union.marks = marks;
     let (sender, healed) = oneshot::channel();
     node.replica.heal(&key, union, everybody, conflict, |outcome| drop(sender.send(outcome)))?;
-    healed.await.unwrap_or(Err(StorageError::Closed))
+    healed.await.unwrap_or(Err(StorageError::Closed.into()))
 }
 
 async fn ask(node: &Arc<Shared>, home: NodeId, key: &Key) -> Said {
-    let request = ReplicaGet {
-        bucket: key.bucket.clone(),
-        key: key.key.clone().into(),
-        stamp: node.replica.stamp(),
-        have: None,
-    };
-    let frame = Frame::new(&request, Bytes::new());
-    match node.peers.request::<ReplicaGetReply>(home, Class::Background, frame, CALL_TIMEOUT).await {
-        Ok((reply, _)) if reply.same => Said::Nothing,
-        Ok((_, state)) => Incoming::verify(state).map_or(Said::Damaged, Said::Holds),
+    match send::ask(node, home, key, CALL_TIMEOUT).await {
+        Ok((marks, state)) if state.is_empty() => Said::Nothing(marks),
+        Ok((marks, state)) => Incoming::verify(state, marks).map_or(Said::Damaged, Said::Holds),
         Err(PeerError::Refused(failure)) if failure.code == FailureCode::Storage => Said::Damaged,
         Err(_) => Said::NoAnswer,
     }

@@ -138,9 +138,17 @@ impl Entropy {
 
     /// Two nodes are being compared, whoever asks: the next time is a period later.
     fn compared(&self, peer: NodeId, env: &Env) {
+        self.due_after(peer, PERIOD, env);
+    }
+
+    /// The next one who asks is to be `peer`.
+    fn compared_at_length(&self, peer: NodeId, env: &Env) {
+        self.due_after(peer, 2 * PERIOD, env);
+    }
+
+    fn due_after(&self, peer: NodeId, period: Duration, env: &Env) {
         let jitter = Duration::from_millis(env.random() % JITTER_MS);
-        let at = Instant::now() + PERIOD - Duration::from_millis(JITTER_MS / 2) + jitter;
-        self.due().insert(peer, at);
+        self.due().insert(peer, Instant::now() + period - Duration::from_millis(JITTER_MS / 2) + jitter);
     }
 
     /// Whom `me` shares partitions with.
@@ -197,7 +205,6 @@ pub(crate) async fn run(node: Arc<Shared>, wanted: bool) {
             biased;
             Some(peer) = passes.next() => {
                 under_way.remove(&peer);
-                entropy.compared(peer, &node.env);
             }
             () = entropy.now.notified() => {}
             () = came_up.changed() => {}

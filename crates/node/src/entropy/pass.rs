@@ -10,16 +10,25 @@ use dynkv_ring::NodeId;
 
 use super::{
     CALL_TIMEOUT, CompareError, SETTLE,
+    answer::unsettling,
     states::{self, Moved},
 };
-use crate::{background::Work, shared::Shared, trees::index::Index};
+use crate::{
+    background::{Turn, Work},
+    shared::Shared,
+    trees::index::Index,
+};
 
 /// Differences with which a batch is full.
 const BATCH: usize = 1024;
 
+/// States that `peer` has nothing of which a pass pushes. The rest it is to pull by itself: that takes a message for a hundred, not one for each, and only the
+/// one that lacks them sees what its own clients suffer.
+const PUSHES_MAX: usize = 1024;
+
 /// Compares this node with `peer`, and makes both equal where they differ.
 pub(super) async fn mend(node: &Arc<Shared>, peer: NodeId) -> Result<(), CompareError> {
-    mend_some(node, peer, None, &|_| {}).await.map(drop)
+    mend_some(node, peer, None, PUSHES_MAX, &|_| {}).await.map(drop)
 }
 
 /// What a pass tells while it goes on.
@@ -29,12 +38,13 @@ pub(super) enum News {
     Moved(Moved),
 }
 
-/// The same for some partitions only, telling how it goes. Says which of them were compared, and which of those had
-/// differed.
+/// The same for some partitions only, telling how it goes, with as many pushes of what `peer` has nothing of. Says which partitions were compared, and which of
+/// those had differed.
 pub(super) async fn mend_some(
     node: &Arc<Shared>,
     peer: NodeId,
     only: Option<&BTreeSet<u32>>,
+    mut pushes: usize,
     tell: &(dyn Fn(News) + Sync),
 ) -> Result<Compared, CompareError> {
     let mut pass = Pass { node, peer, found: Vec::new() };
@@ -49,7 +59,13 @@ pub(super) async fn mend_some(
             if pass.found.len() >= BATCH {
                 // Too many to be on their way.
                 let found = std::mem::take(&mut pass.found);
-                tell(News::Moved(states::mend(node, peer, found, false).await?));
+                let moved = states::mend(node, peer, found, false, &mut pushes).await?;
+                tell(News::Moved(moved));
+                if pushes == 0 && moved.pulled == 0 {
+                    // The other one asks sooner then.
+                    node.entropy.compared_at_length(peer, &node.env);
+                    return Ok(compared);
+                }
             }
             before = pass.found.len();
         }
@@ -59,7 +75,7 @@ pub(super) async fn mend_some(
     }
     if !pass.found.is_empty() {
         tokio::time::sleep(SETTLE).await;
-        tell(News::Moved(states::mend(node, peer, pass.found, true).await?));
+        tell(News::Moved(states::mend(node, peer, pass.found, true, &mut pushes).await?));
     }
     Ok(compared)
 }
@@ -145,7 +161,7 @@ impl Pass<'_> {
         let shared = shares.get(peer).map(Vec::as_slice).unwrap_or_default();
         let trees = &node.replica.trees;
         let mut without = trees.without_tree(shared);
-        let roots = || trees.roots_of(shared);
+        let roots = || trees.roots_of(&unsettling(node, shared));
         let unusable = |error: dynkv_merkle::RootsError| CompareError::answer(*peer, error);
         let asked = roots().map_err(unusable)?.request(node.env.random());
         let body = call(node, *peer, &TreeRoots { view: view.digest }, asked.to_bytes()).await?;
@@ -217,10 +233,16 @@ async fn call<R: dynkv_proto::Request>(
 where
     R::Reply: Message,
 {
+    let _turn = turn(node).await?;
     ask(node, peer, request, body.into()).await.map(|(_, body)| body)
 }
 
-/// Asks `peer`, as background work.
+/// Waits for a turn.
+pub(super) async fn turn(node: &Shared) -> Result<Turn, CompareError> {
+    node.background.turn(Work::AntiEntropy).await.ok_or(CompareError::Busy)
+}
+
+/// Asks `peer`; the caller has a [`turn`].
 pub(super) async fn ask<R: dynkv_proto::Request>(
     node: &Arc<Shared>,
     peer: NodeId,
@@ -230,7 +252,6 @@ pub(super) async fn ask<R: dynkv_proto::Request>(
 where
     R::Reply: Message,
 {
-    let Some(_turn) = node.background.turn(Work::AntiEntropy).await else { return Err(CompareError::Busy) };
     let frame = Frame::new(request, body);
     node.metrics.tree_message_sent(frame.wire_len());
     let answer = node.peers.request::<R::Reply>(peer, Class::Background, frame, CALL_TIMEOUT).await;

@@ -248,7 +248,7 @@ async fn compare(node: &Arc<Shared>, number: u64, peer: NodeId, mut pending: BTr
             tokio::time::sleep(PAUSE).await;
         }
         let before = pending.len();
-        match pass::mend_some(node, peer, Some(&pending), &tell).await {
+        match pass::mend_some(node, peer, Some(&pending), usize::MAX, &tell).await {
             Ok(compared) => {
                 pending.retain(|partition| compared.equal.binary_search(partition).is_err());
                 let differed = compared.differing.len();

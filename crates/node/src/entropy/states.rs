@@ -6,23 +6,24 @@ use bytes::Bytes;
 use dynkv_merkle::Difference;
 use dynkv_net::Class;
 use dynkv_proto::{
-    Digest, Frame, ReplicaPut, ReplicaPutReply, State, StateAsked, StateFound, States, StatesReply,
-    TreePosition,
+    Conflict, Digest, Round, State, StateAsked, StateFound, States, StatesReply, TreePosition,
 };
-use dynkv_ring::NodeId;
+use dynkv_ring::{NodeId, Position};
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
 use super::{
     CompareError,
     answer::PLACES_MAX,
-    pass::{KeyDifference, ask, place},
+    pass::{KeyDifference, ask, place, turn},
 };
 use crate::{
     background::Work,
+    hints::Place,
     key::Key,
     record::parse_record_key,
     replica::Incoming,
+    settle::send::{self, How, Source},
     shared::Shared,
     storage::StorageError,
     trees::index::{Index, place_of},
@@ -30,6 +31,12 @@ use crate::{
 
 /// States pushed at once.
 const PUSHES_MAX: usize = 32;
+
+/// States looked at before others have their turn.
+const AT_ONCE: usize = 4;
+
+/// States written at once: a client's write waits for those before it.
+const UNITES_MAX: usize = 16;
 
 const PUSH_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -52,30 +59,47 @@ impl AddAssign for Moved {
     }
 }
 
-/// Looks at `found` again and makes both sides equal there. With `settled`, what has changed here since is left to the next
-/// comparison: it is being written.
+/// Looks at `found` again and makes both sides equal there, with as many `pushes` of what the other has nothing of; they are counted down. With `settled`, what
+/// has changed here since is left to the next comparison: it is being written.
 pub(super) async fn mend(
     node: &Arc<Shared>,
     peer: NodeId,
-    found: Vec<Difference>,
+    mut found: Vec<Difference>,
     settled: bool,
+    pushes: &mut usize,
 ) -> Result<Moved, CompareError> {
+    found.retain(|difference| {
+        let is_push = difference.there.is_none();
+        let keep = !is_push || *pushes > 0;
+        *pushes -= usize::from(is_push && keep);
+        keep
+    });
     let mut moved = Moved::default();
     let index = Index(&*node.replica.storage);
     for batch in found.chunks(PLACES_MAX) {
         let mut asked = Vec::with_capacity(batch.len());
-        for difference in batch {
+        for (at, difference) in batch.iter().enumerate() {
+            give_way(at).await;
             let position = place(difference);
             let have = index.digest_at(position)?;
             let same = have.map(|digest| digest.0) == difference.there;
             let changed = have.map(|digest| digest.0) != difference.here;
             if !(same || changed && settled) {
-                asked.push(StateAsked { position, have });
+                let partition = partition_at(node, position);
+                let promise = node.replica.marks.durable(partition).promise;
+                asked.push(StateAsked { position, have, promise });
             }
         }
         moved += mend_batch(node, peer, asked).await?;
     }
     Ok(moved)
+}
+
+/// Lets clients have their turn, now and then.
+async fn give_way(done: usize) {
+    if done % AT_ONCE == AT_ONCE - 1 {
+        tokio::task::yield_now().await;
+    }
 }
 
 async fn mend_batch(
@@ -85,20 +109,27 @@ async fn mend_batch(
 ) -> Result<Moved, CompareError> {
     let mut moved = Moved::default();
     while !asked.is_empty() {
+        // Until all of it is written: that is what takes the disk's time.
+        let turn = turn(node).await?;
         let (reply, mut body) = look(node, peer, &asked, true).await?;
         let mut lacking: Vec<Key> = Vec::new();
         for place in reply.absent.iter().filter_map(|at| asked.get(*at as usize)) {
             lacking.extend(keys_at(node, place.position)?);
         }
         let mut pulled = Vec::new();
-        for found in reply.found {
+        for (number, found) in reply.found.into_iter().enumerate() {
+            give_way(number).await;
             let at = asked.get(found.at as usize).map(|asked| asked.position);
             let Some((key, incoming)) = verified(node, peer, found, at, &mut body)? else { continue };
             pulled.push((key, incoming));
         }
-        for (key, theirs) in pulled {
+        let unites = pulled.into_iter().map(|(key, theirs)| async move {
             let (digest, bytes) = (theirs.digest().ok(), theirs.bytes.len() as u64);
-            match unite(node, &key, theirs).await {
+            (unite(node, &key, theirs).await, key, digest, bytes)
+        });
+        let mut unites = stream::iter(unites).buffered(UNITES_MAX);
+        while let Some((ours, key, digest, bytes)) = unites.next().await {
+            match ours {
                 Some(ours) => {
                     moved += Moved { pulled: 1, bytes, ..Moved::default() };
                     if State::digest(&ours).ok() != digest {
@@ -108,13 +139,14 @@ async fn mend_batch(
                 None => moved.failed += 1,
             }
         }
+        drop(turn);
         moved += push_all(node, peer, lacking).await;
         asked.drain(..(reply.through as usize).min(asked.len()));
     }
     Ok(moved)
 }
 
-/// Asks what `peer` has at some places.
+/// Asks what `peer` has at some places; the caller has a [`turn`].
 pub(super) async fn look(
     node: &Arc<Shared>,
     peer: NodeId,
@@ -154,7 +186,7 @@ pub(super) fn verified(
         return Err(wrong("a state is not of the place that was asked for"));
     }
     // Damaged on the way or there: the next comparison will find it again.
-    Ok(Incoming::verify(state).ok().map(|incoming| (key, incoming)))
+    Ok(Incoming::verify(state, found.stamp.1).ok().map(|incoming| (key, incoming)))
 }
 
 /// Unites a state into this node's record. Returns what the record holds then; `None` when it could not be written.
@@ -163,8 +195,8 @@ async fn unite(node: &Arc<Shared>, key: &Key, incoming: Incoming) -> Option<Byte
     let (sender, settled) = oneshot::channel();
     let submitted = node.replica.settle(key, Some(incoming), conflict, |outcome| drop(sender.send(outcome)));
     let outcome = match submitted {
-        Ok(()) => settled.await.unwrap_or(Err(StorageError::Closed)),
-        Err(error) => Err(error),
+        Ok(()) => settled.await.unwrap_or(Err(StorageError::Closed.into())),
+        Err(error) => Err(error.into()),
     };
     match outcome {
         Ok(state) => {
@@ -195,8 +227,9 @@ async fn push_all(node: &Arc<Shared>, peer: NodeId, keys: Vec<Key>) -> Moved {
 /// How many bytes the state had, if it was taken.
 async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) -> Option<u64> {
     let _turn = node.background.turn(Work::AntiEntropy).await?;
-    let state = match node.replica.read_intact(&key) {
-        Ok(Some(record)) => record.state,
+    let source = Source::At(Place::Home, Conflict::Siblings);
+    let held = match send::read(node, &key, &source) {
+        Ok(Some(held)) => held,
         // The index names a record that is not there.
         Ok(None) => {
             node.replica.check(&key);
@@ -205,18 +238,11 @@ async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) -> Option<u64> {
         // Noted, if it is damaged.
         Err(_) => return None,
     };
-    let bytes = state.len() as u64;
-    let request = ReplicaPut {
-        bucket: key.bucket,
-        key: key.key.into(),
-        stamp: node.replica.stamp(),
-        // Nothing is given up because it has arrived: losing it costs another comparison.
-        durable: false,
-        hint_for: None,
-    };
-    let frame = Frame::new(&request, state);
-    node.metrics.tree_message_sent(frame.wire_len());
-    match node.peers.request::<ReplicaPutReply>(peer, Class::Background, frame, PUSH_TIMEOUT).await {
+    let bytes = held.state.len() as u64;
+    node.metrics.tree_message_sent(held.state.len());
+    // Nothing is given up because it has arrived: losing it costs another comparison.
+    let how = How { class: Class::Background, durable: false, hint_for: None, timeout: PUSH_TIMEOUT };
+    match send::give(node, peer, &key, &source, held, how).await {
         Ok(_) => {
             node.metrics.states_pushed.inc();
             Some(bytes)
@@ -226,6 +252,16 @@ async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) -> Option<u64> {
             None
         }
     }
+}
+
+/// Asks only to look: nothing is taken.
+pub(super) fn name_at(position: TreePosition) -> StateAsked {
+    StateAsked { position, have: None, promise: Round::default() }
+}
+
+/// The partition of a place.
+pub(super) fn partition_at(node: &Shared, position: TreePosition) -> u32 {
+    Position(position.0).partition(node.cluster.view().membership.partitions()).0
 }
 
 /// Names the keys of `found`.
@@ -247,9 +283,11 @@ pub(super) async fn name(
             }
         }
         let mut asked: Vec<StateAsked> =
-            unknown.iter().map(|difference| StateAsked { position: place(difference), have: None }).collect();
+            unknown.iter().map(|difference| name_at(place(difference))).collect();
         while !asked.is_empty() {
+            let turn = turn(node).await?;
             let (reply, _) = look(node, peer, &asked, false).await?;
+            drop(turn);
             for found in reply.found {
                 let Some(asked) = asked.get(found.at as usize) else { continue };
                 let difference = unknown.iter().find(|difference| place(difference) == asked.position);

@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynkv_net::Class;
-use dynkv_proto::{Frame, ReplicaPut, ReplicaPutReply};
 use dynkv_ring::NodeId;
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use tokio::{sync::oneshot, time::MissedTickBehavior};
@@ -12,8 +11,12 @@ use tokio::{sync::oneshot, time::MissedTickBehavior};
 use super::Queued;
 use crate::{
     background::Work,
+    key::Key,
+    peers::PeerError,
     planted::{self, Bug},
     record::parse_record_key,
+    replica::Incoming,
+    settle::send::{self, GiveError, How, Source},
     shared::Shared,
     storage::StorageError,
 };
@@ -112,52 +115,47 @@ enum Undelivered {
 
 /// Delivers one hint, and removes it once its target has it on disk.
 async fn deliver(node: &Arc<Shared>, target: NodeId, queued: &Queued) -> Result<(), Undelivered> {
-    let hints = &node.replica.hints;
     let Some(_turn) = node.background.turn(Work::HintDelivery).await else {
         return Err(Undelivered::NoAnswer("other background work comes first".into()));
     };
-    let (state, damaged) = match hints.read(&queued.record_key, &target) {
-        Ok(Some(hint)) => match hint.record.decode_state() {
-            Ok(state) if state.is_intact() => (Some(hint.record.state), None),
+    let (bucket, name) = parse_record_key(&queued.record_key)
+        .ok_or_else(|| Undelivered::Refused("a hint is stored under a key of an unknown form".into()))?;
+    let key = Key::new(bucket, name, node.cluster.view().membership.partitions());
+    let source = Source::Hint(target);
+    let (held, damaged) = match send::read(node, &key, &source) {
+        Ok(Some(held)) => match Incoming::verify(held.state.clone(), held.marks) {
+            Ok(_) => (Some(held), None),
             // The target would refuse it for ever.
-            Ok(_) => (Some(hint.record.state), Some("a value fails its checksum".to_owned())),
-            Err(error) => (Some(hint.record.state), Some(error.to_string())),
+            Err(error) => (Some(held), Some(error.to_string())),
         },
         // Delivered meanwhile.
         Ok(None) => return Ok(()),
         Err(StorageError::Damaged { reason }) => (None, Some(reason)),
         Err(error) => return Err(Undelivered::NoAnswer(format!("the store of hints: {error}"))),
     };
-    let state = match (state, damaged) {
-        (Some(state), None) => state,
-        (state, reason) => {
+    let held = match (held, damaged) {
+        (Some(held), None) => held,
+        (held, reason) => {
             tracing::error!(%target, ?reason, "a hint is damaged and is given up: its target lacks a write until the two are compared");
             node.metrics.hints_damaged.inc();
-            return remove(node, target, queued, state).await.map(drop);
+            return remove(node, target, queued, held.map(|held| held.state)).await.map(drop);
         }
     };
-    let (bucket, key) = parse_record_key(&queued.record_key)
-        .ok_or_else(|| Undelivered::Refused("a hint is stored under a key of an unknown form".into()))?;
-    let request = ReplicaPut {
-        bucket,
-        key: key.into(),
-        stamp: node.replica.stamp(),
-        // Only then may the hint go.
-        durable: !planted::is(Bug::HintRemovedOnMemoryAck),
-        hint_for: None,
-    };
-    let frame = Frame::new(&request, state.clone());
     if planted::is(Bug::HintRemovedBeforeAck) {
-        remove(node, target, queued, Some(state.clone())).await?;
+        remove(node, target, queued, Some(held.state.clone())).await?;
     }
-    let answer = node.peers.request::<ReplicaPutReply>(target, Class::Background, frame, CALL_TIMEOUT).await;
-    match answer {
-        Ok(_) => {}
-        Err(crate::peers::PeerError::Refused(failure)) => {
+    // Only from disk may the hint go.
+    let durable = !planted::is(Bug::HintRemovedOnMemoryAck);
+    let how = How { class: Class::Background, durable, hint_for: None, timeout: CALL_TIMEOUT };
+    let state = match send::give(node, target, &key, &source, held, how).await {
+        Ok((_, taken)) => taken,
+        Err(GiveError::Peer(PeerError::Refused(failure))) => {
             return Err(Undelivered::Refused(format!("{target} refuses a hint: {failure}")));
         }
+        // Delivered or settled meanwhile.
+        Err(GiveError::Gone) => return Ok(()),
         Err(error) => return Err(Undelivered::NoAnswer(error.to_string())),
-    }
+    };
     if remove(node, target, queued, Some(state)).await? {
         node.metrics.hints_delivered.inc();
     } else {

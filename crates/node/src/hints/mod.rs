@@ -29,7 +29,8 @@ use dynkv_ring::NodeId;
 use thiserror::Error;
 use tokio::sync::Notify;
 
-use self::layout::{Hint, TURNS, Turn, hint_key, parse_turn_key, record_key_of, turn_key, turn_prefix};
+pub(crate) use self::layout::Hint;
+use self::layout::{TURNS, Turn, hint_key, parse_turn_key, record_key_of, turn_key, turn_prefix};
 pub(crate) use self::{
     delivery::run as deliver,
     replica::{Kept, Place},
@@ -38,6 +39,7 @@ use crate::{
     metrics::Metrics,
     planted::{self, Bug},
     record::Record,
+    settle::TakeError,
     storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
 };
 
@@ -47,7 +49,18 @@ pub(crate) enum HintError {
     #[error("{bytes} bytes of hints are kept, the limit is {limit}: another node must keep this one")]
     Full { bytes: u64, limit: u64 },
     #[error(transparent)]
+    Refused(TakeError),
+    #[error(transparent)]
     Storage(#[from] StorageError),
+}
+
+impl From<TakeError> for HintError {
+    fn from(error: TakeError) -> HintError {
+        match error {
+            TakeError::Storage(error) => HintError::Storage(error),
+            refused => HintError::Refused(refused),
+        }
+    }
 }
 
 /// What is kept for one target.
@@ -116,6 +129,8 @@ pub(crate) struct Hints {
     writes_under_way: AtomicU64,
     writes: AtomicU64,
     next_sequence: AtomicU64,
+    /// Hints whose turn cannot be read: for whom they are is not known.
+    unreadable: AtomicU64,
     pub(crate) limit_bytes: u64,
     /// Told when there is a first hint for some target, or when an operator wants them delivered now.
     pub(crate) wake: Notify,
@@ -138,6 +153,7 @@ impl Hints {
             writes_under_way: AtomicU64::new(0),
             writes: AtomicU64::new(0),
             next_sequence: AtomicU64::new(1),
+            unreadable: AtomicU64::new(0),
             limit_bytes,
             wake: Notify::new(),
             outcomes: Mutex::default(),
@@ -176,6 +192,7 @@ impl Hints {
         if !quiet {
             return Ok(());
         }
+        self.unreadable.store(unreadable, Ordering::SeqCst);
         if unreadable > 0 {
             tracing::error!(
                 unreadable,
@@ -210,13 +227,60 @@ impl Hints {
     }
 
     /// The same within a transaction.
-    fn get(
+    pub(crate) fn get(
         &self,
         tx: &Transaction<'_>,
         record_key: &[u8],
         target: &NodeId,
     ) -> Result<Option<Hint>, StorageError> {
         decode(tx.get(Space::Hints, &hint_key(record_key, target))?)
+    }
+
+    /// All targets for which something is kept, as of the transactions that have run; `None` while that is not known.
+    pub(crate) fn targets(&self) -> Option<Vec<NodeId>> {
+        let known = !self.stale.load(Ordering::SeqCst) && self.unreadable.load(Ordering::SeqCst) == 0;
+        known.then(|| self.book().keys().copied().collect())
+    }
+
+    /// Writes `record` in place of `hint`: what is left of it once it is settled.
+    pub(crate) fn shorten(
+        self: &Arc<Self>,
+        tx: &mut Transaction<'_>,
+        record_key: &[u8],
+        target: NodeId,
+        hint: &Hint,
+        record: Record,
+    ) -> Delta {
+        let bytes = record.state.len() as i64 - hint.record.state.len() as i64;
+        self.write(
+            tx,
+            record_key,
+            &target,
+            Hint { record, sequence: hint.sequence, since_ms: hint.since_ms },
+        );
+        Delta::new(self, target, 0, bytes)
+    }
+
+    fn write(&self, tx: &mut Transaction<'_>, record_key: &[u8], target: &NodeId, hint: Hint) {
+        let key = hint_key(record_key, target);
+        // A state is bounded by the length of a frame, 64 MiB.
+        let bytes = hint.record.state.len() as u32;
+        let turn = Turn { bytes, since_ms: hint.since_ms, hint_key: key.clone() };
+        tx.put(Space::Hints, turn_key(target, hint.sequence), turn.encode());
+        tx.put(Space::Hints, key, hint.encode());
+    }
+
+    /// Removes a hint that is settled.
+    pub(crate) fn remove(
+        self: &Arc<Self>,
+        tx: &mut Transaction<'_>,
+        record_key: &[u8],
+        target: NodeId,
+        hint: &Hint,
+    ) -> Delta {
+        tx.delete(Space::Hints, hint_key(record_key, &target));
+        tx.delete(Space::Hints, turn_key(&target, hint.sequence));
+        Delta::new(self, target, -1, -(hint.record.state.len() as i64))
     }
 
     /// Writes `record` as the hint for `target`, in place of `before`.
@@ -240,11 +304,7 @@ impl Hints {
             self.metrics.hints_refused_full.inc();
             return Err(HintError::Full { bytes: kept, limit: self.limit_bytes });
         }
-        let key = hint_key(record_key, &target);
-        // A state is bounded by the length of a frame, 64 MiB.
-        let turn = Turn { bytes: bytes as u32, since_ms, hint_key: key.clone() };
-        tx.put(Space::Hints, turn_key(&target, sequence), turn.encode());
-        tx.put(Space::Hints, key, Hint { sequence, since_ms, record }.encode());
+        self.write(tx, record_key, &target, Hint { sequence, since_ms, record });
         Ok(Delta::new(self, target, i64::from(before.is_none()), bytes - old_bytes))
     }
 
@@ -322,14 +382,14 @@ impl Hints {
         let Queued { sequence, bytes, record_key, .. } = queued.clone();
         let apply: Apply = Box::new(move |tx| {
             let held = hints.get(tx, &record_key, &target);
-            let (same, bytes) = match (held, &delivered) {
+            let (same, sequence, bytes) = match (held, &delivered) {
                 (Ok(Some(hint)), Some(delivered)) => {
                     let same = hint.record.state == *delivered || planted::is(Bug::HintRemovedThoughChanged);
-                    (same, hint.record.state.len() as u64)
+                    // Its own turn: the one that was queued may be settled, and this one be begun since.
+                    (same, hint.sequence, hint.record.state.len() as u64)
                 }
-                (Ok(_), Some(_)) => (false, 0),
-                (Err(StorageError::Damaged { .. }), None) => (true, bytes),
-                (Ok(_), None) => (false, 0),
+                (Err(StorageError::Damaged { .. }), None) => (true, sequence, bytes),
+                (Ok(_), _) => (false, 0, 0),
                 (Err(error), _) => return Box::new(move |_| done(Err(error))) as Done,
             };
             if !same {

@@ -116,11 +116,12 @@ impl Replica {
         place: &Place,
         found: Found,
         record: Record,
+        unsettled_since_ms: u64,
     ) -> Result<Option<Kept>, HintError> {
         match place {
             Place::Home => {
                 let old = found.record.as_ref().map(Record::digest).transpose()?;
-                Ok(Some(Kept::Record(self.trees.put_record(tx, at, old, &record)?)))
+                Ok(Some(Kept::Record(self.trees.put_record(tx, at, old, &record, unsettled_since_ms)?)))
             }
             Place::Fallback(homes) => {
                 // A ring with members has homes for every partition.
@@ -145,21 +146,7 @@ impl Replica {
         let (replica, record_key) = (self.clone(), key.record.clone());
         let apply: Apply = Box::new(move |tx| {
             let new_puts: Vec<_> = incoming.puts().collect();
-            let outcome =
-                replica.hints.get(tx, &record_key, &target).map_err(HintError::from).and_then(|before| {
-                    let record = before.as_ref().map(|hint| hint.record.clone());
-                    match replica.united(record, incoming, conflict)? {
-                        Some(record) => {
-                            let now_ms = replica.env.wall_ms();
-                            replica
-                                .hints
-                                .put(tx, &record_key, target, before.as_ref(), record, now_ms)
-                                .map(Some)
-                        }
-                        None => Ok(None),
-                    }
-                });
-            let delta = match outcome {
+            let delta = match replica.unite_hint_within(tx, &record_key, target, incoming, conflict) {
                 Ok(delta) => delta,
                 Err(error) => return Box::new(move |_| done(Err(error))) as Done,
             };
@@ -178,6 +165,22 @@ impl Replica {
             })
         });
         self.storage.submit(Durability::Disk, apply)
+    }
+
+    fn unite_hint_within(
+        &self,
+        tx: &mut Transaction<'_>,
+        record_key: &Bytes,
+        target: NodeId,
+        incoming: Incoming,
+        conflict: Conflict,
+    ) -> Result<Option<Delta>, HintError> {
+        self.take(record_key, &incoming)?;
+        let before = self.hints.get(tx, record_key, &target)?;
+        let record = before.as_ref().map(|hint| hint.record.clone());
+        let Some((record, _)) = self.united(record, incoming, conflict)? else { return Ok(None) };
+        let now_ms = self.env.wall_ms();
+        self.hints.put(tx, record_key, target, before.as_ref(), record, now_ms).map(Some)
     }
 }
 

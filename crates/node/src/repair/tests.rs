@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, sync::Mutex};
 
 use dynkv_merkle::{Rebuild, Span};
-use dynkv_proto::{Actor, ContextToken, PutId, State, Version, value_hash};
+use dynkv_proto::{Actor, ContextToken, Marks, PutId, State, Version, value_hash};
 use dynkv_ring::PartitionCount;
 use dynkv_vclock::{CausalContext, HybridTime};
 use proptest::prelude::*;
@@ -15,6 +15,7 @@ use crate::{
     metrics::Metrics,
     put_ids::Attempt,
     replica::Mint,
+    settle::marks::MarksBook,
     storage::MemoryStorage,
     trees::{
         Trees,
@@ -26,7 +27,8 @@ fn replica() -> Arc<Replica> {
     let (storage, metrics) = (Arc::new(MemoryStorage::default()), Arc::new(Metrics::new()));
     let hints = Hints::load(storage.clone(), metrics.clone(), 1000).expect("an empty store");
     let trees = Trees::load(storage.clone(), metrics.clone()).expect("an empty store");
-    Replica::new(storage, Arc::new(hints), Arc::new(trees), Arc::new(Env::fixed(5)), metrics)
+    let marks = Arc::new(MarksBook::load(storage.clone()).expect("an empty store"));
+    Replica::new(storage, Arc::new(hints), Arc::new(trees), marks, Arc::new(Env::fixed(5)), metrics)
 }
 
 fn key(name: u8) -> Key {
@@ -53,13 +55,13 @@ fn state(actors: &[u8]) -> Incoming {
         let actor = Actor(u64::from(*actor) + 1000, 0);
         state.put(actor, &CausalContext::new(), value, Conflict::Siblings).expect("a new actor");
     }
-    Incoming::verify(state.encode()).expect("just made")
+    Incoming::verify(state.encode(), Marks::default()).expect("just made")
 }
 
 /// The outcome of what a store in memory has done when it returns.
 fn outcome<T: Send + 'static>(
-    begin: impl FnOnce(Box<dyn FnOnce(Result<T, StorageError>) + Send>) -> Result<(), StorageError>,
-) -> Result<T, StorageError> {
+    begin: impl FnOnce(Box<dyn FnOnce(Result<T, TakeError>) + Send>) -> Result<(), StorageError>,
+) -> Result<T, TakeError> {
     let told = Arc::new(Mutex::new(None));
     let tell = told.clone();
     begin(Box::new(move |outcome| *tell.lock().expect("nobody panics") = Some(outcome)))?;
@@ -67,19 +69,15 @@ fn outcome<T: Send + 'static>(
     outcome.expect("this store is done when it returns")
 }
 
-fn unite(replica: &Arc<Replica>, key: &Key, incoming: Incoming) -> Result<(), StorageError> {
+fn unite(replica: &Arc<Replica>, key: &Key, incoming: Incoming) -> Result<(), TakeError> {
     outcome(|done| replica.unite(key, incoming, Conflict::Siblings, Durability::Memory, done))
 }
 
-fn settle(
-    replica: &Arc<Replica>,
-    key: &Key,
-    incoming: Option<Incoming>,
-) -> Result<Option<Bytes>, StorageError> {
+fn settle(replica: &Arc<Replica>, key: &Key, incoming: Option<Incoming>) -> Result<Option<Bytes>, TakeError> {
     outcome(|done| replica.settle(key, incoming, Conflict::Siblings, done))
 }
 
-fn heal(replica: &Arc<Replica>, key: &Key, healthy: Incoming, everybody: bool) -> Result<bool, StorageError> {
+fn heal(replica: &Arc<Replica>, key: &Key, healthy: Incoming, everybody: bool) -> Result<bool, TakeError> {
     outcome(|done| replica.heal(key, healthy, everybody, Conflict::Siblings, done))
 }
 
@@ -195,7 +193,7 @@ proptest! {
                     let key = key(name);
                     if let Some(record) = replica.read(&key).unwrap() {
                         let entry = crate::trees::index::index_key(place_of(&key.at()), &key.record);
-                        tamper(&replica, Space::Digests, entry, |_| digest.map(|digest| vec![digest; 16]));
+                        tamper(&replica, Space::Digests, entry, |_| digest.map(|digest| vec![digest; 24]));
                         prop_assert_eq!(settle(&replica, &key, None).unwrap(), Some(record.state));
                         replica.trees.hold_all();
                     }
@@ -247,7 +245,10 @@ fn a_damaged_header_is_replaced_once_everybody_has_answered() {
         assert!(mint(&replica, &key, CausalContext::new(), 1));
         let change = move |bytes| if gone { None } else { damage_header(bytes) };
         tamper(&replica, Space::Records, key.record.clone(), change);
-        assert!(matches!(settle(&replica, &key, Some(state(&[1]))), Err(StorageError::Damaged { .. })));
+        assert!(matches!(
+            settle(&replica, &key, Some(state(&[1]))),
+            Err(TakeError::Storage(StorageError::Damaged { .. }))
+        ));
         assert_eq!(replica.damaged.all(), std::slice::from_ref(&key.record));
         assert_eq!(heal(&replica, &key, state(&[1]), false), Ok(false));
         assert_eq!(heal(&replica, &key, state(&[1, 2]), true), Ok(true));

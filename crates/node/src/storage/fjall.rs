@@ -33,6 +33,9 @@ const BATCH_MAX: usize = 1024;
 /// Writes acknowledged from memory reach the disk at most this much later.
 const SYNC_DELAY: Duration = Duration::from_millis(5);
 
+/// Those that may wait, at most this much later; with the next sync if there is one before.
+const SYNC_LATER_DELAY: Duration = Duration::from_secs(1);
+
 /// How the engine is set up.
 #[derive(Clone, Debug)]
 pub struct FjallOptions {
@@ -273,12 +276,12 @@ fn failed(error: fjall::Error) -> StorageError {
 
 /// The writing thread.
 fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
-    // Since when something that was acknowledged from memory is not on disk yet.
-    let mut dirty_since: Option<Instant> = None;
+    // By when what was acknowledged from memory is to be on disk.
+    let mut sync_by: Option<Instant> = None;
     let mut sync_took = Duration::ZERO;
     loop {
-        let next = match dirty_since {
-            Some(since) => submitted.recv_timeout(SYNC_DELAY.saturating_sub(since.elapsed())),
+        let next = match sync_by {
+            Some(by) => submitted.recv_timeout(by.saturating_duration_since(Instant::now())),
             None => submitted.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         let mut batch = Batch::default();
@@ -298,15 +301,14 @@ fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
                 }
             }
         }
-        if batch.committed && dirty_since.is_none() {
-            dirty_since = Some(Instant::now());
-        }
-        let due = dirty_since.is_some_and(|since| since.elapsed() >= SYNC_DELAY);
+        let by = batch.sync_after.map(|delay| Instant::now() + delay);
+        sync_by = sync_by.into_iter().chain(by).min();
+        let due = sync_by.is_some_and(|by| by <= Instant::now());
         if due || !batch.on_disk.is_empty() {
             let begun = Instant::now();
             let synced = engine.sync();
             sync_took = begun.elapsed();
-            dirty_since = None;
+            sync_by = None;
             if let Err(error) = &synced {
                 // The engine is poisoned: every later commit fails and says so.
                 tracing::error!(%error, "acknowledged writes may not be on disk");
@@ -329,8 +331,8 @@ fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
 struct Batch {
     /// Committed, and waiting for the sync.
     on_disk: Vec<Done>,
-    /// Whether anything was committed.
-    committed: bool,
+    /// When what was committed is to be synced, if anything was.
+    sync_after: Option<Duration>,
     closed: bool,
 }
 
@@ -340,12 +342,15 @@ impl Batch {
         let mut overlay = Overlay::new();
         let (mut in_memory, mut on_disk): (Vec<Done>, Vec<Done>) = (Vec::new(), Vec::new());
         let mut next = Some(first);
+        let mut sync_after = None;
         while let Some(item) = next {
             match item {
                 Submitted::Write(durability, apply) => {
                     let done = apply(&mut Transaction::new(engine, &mut overlay));
+                    let delay = if durability == Durability::Later { SYNC_LATER_DELAY } else { SYNC_DELAY };
+                    sync_after = sync_after.into_iter().chain([delay]).min();
                     match durability {
-                        Durability::Memory => in_memory.push(done),
+                        Durability::Memory | Durability::Later => in_memory.push(done),
                         Durability::Disk => on_disk.push(done),
                     }
                 }
@@ -365,7 +370,7 @@ impl Batch {
         }
         match committed {
             Ok(()) => {
-                self.committed = true;
+                self.sync_after = self.sync_after.into_iter().chain(sync_after).min();
                 self.on_disk.append(&mut on_disk);
             }
             Err(_) => on_disk.into_iter().for_each(|done| done(committed.clone())),

@@ -38,6 +38,8 @@ pub enum Space {
 /// When a write is acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Durability {
+    /// As [`Memory`](Durability::Memory), but a crash of the machine may lose the last second: for what other nodes have as well, and give back.
+    Later,
     /// When it is visible and with the operating system: a crash of the process loses nothing, a crash of the machine
     /// the last few milliseconds.
     Memory,

@@ -1,13 +1,16 @@
 //! The digest index: what each record's state is, without its values, in the order of positions.
 //!
 //! ```text
-//!  key    0          8                16               value  0               16
-//!         +----------+----------------+------------+          +---------------+
-//!         | MD5      | xxh3-64        | record key |          | state digest  |
-//!         +----------+----------------+------------+          +---------------+
-//!           first 8 bytes of the position               xxh3-128 of the state's header
-//!                      of the record key behind the partition
+//!  key    0          8                16               value  0               16                24
+//!         +----------+----------------+------------+          +---------------+-----------------+
+//!         | MD5      | xxh3-64        | record key |          | state digest  | unsettled since |
+//!         +----------+----------------+------------+          +---------------+-----------------+
+//!           first 8 bytes of the position               xxh3-128 of the state's header, and u64:
+//!                      of the record key behind the partition       ms since 1970, 0 for never
 //! ```
+//!
+//! The time says since when the record has a tombstone or old context entries, so that settlement need not read records to find
+//! them. Replicas with one state have one time; it is not part of what is compared.
 //!
 //! The first 16 bytes are the place in the tree. Were they the whole position, an MD5, then anybody who may write could make two
 //! keys with one place within seconds. Should it happen all the same, both keys have an entry of their own here, the
@@ -15,7 +18,7 @@
 
 use std::ops::ControlFlow;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use dynkv_merkle::{Entries, Entry};
 use dynkv_proto::{Digest, TreePosition};
 use xxhash_rust::xxh3::xxh3_64;
@@ -42,15 +45,31 @@ pub(crate) fn index_key(place: TreePosition, record: &[u8]) -> Bytes {
     out.freeze()
 }
 
+const VALUE_BYTES: usize = 24;
+
+/// What the index says of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Entered {
+    /// The digest of its state.
+    pub(crate) digest: Digest,
+    /// Since when there is something in it to settle, in milliseconds since 1970; 0: there is nothing.
+    pub(crate) unsettled_since_ms: u64,
+}
+
 /// The value of the index's entry.
-pub(crate) fn index_value(digest: Digest) -> Bytes {
-    Bytes::copy_from_slice(&digest.0.to_be_bytes())
+pub(crate) fn index_value(entered: Entered) -> Bytes {
+    let mut out = BytesMut::with_capacity(VALUE_BYTES);
+    out.put_u128(entered.digest.0);
+    out.put_u64(entered.unsettled_since_ms);
+    out.freeze()
 }
 
 /// Reads [`index_value`].
-pub(crate) fn parse_value(value: &[u8]) -> Result<Digest, StorageError> {
-    let bytes = value.try_into().map_err(|_| damaged())?;
-    Ok(Digest(u128::from_be_bytes(bytes)))
+pub(crate) fn parse_value(mut value: &[u8]) -> Result<Entered, StorageError> {
+    if value.len() != VALUE_BYTES {
+        return Err(damaged());
+    }
+    Ok(Entered { digest: Digest(value.get_u128()), unsettled_since_ms: value.get_u64() })
 }
 
 fn damaged() -> StorageError {
@@ -62,8 +81,17 @@ fn damaged() -> StorageError {
 pub(crate) struct Indexed {
     pub(crate) place: TreePosition,
     pub(crate) digest: Digest,
+    /// Since when there is something in the record to settle, in milliseconds since 1970; 0: there is nothing.
+    pub(crate) unsettled_since_ms: u64,
     /// The record's key.
     pub(crate) record: Bytes,
+}
+
+impl Indexed {
+    /// What it says of the record.
+    pub(crate) fn entered(&self) -> Entered {
+        Entered { digest: self.digest, unsettled_since_ms: self.unsettled_since_ms }
+    }
 }
 
 /// The entries with places from `first` to `last`: those of the first `max` places. Says whether that is all of them.
@@ -77,7 +105,8 @@ pub(crate) fn page(
     storage.scan(Space::Digests, &[], &first.0.to_be_bytes(), &mut |key, value| {
         let entry = key.first_chunk::<PLACE_BYTES>().ok_or_else(damaged).and_then(|place| {
             let place = TreePosition(u128::from_be_bytes(*place));
-            Ok(Indexed { place, digest: parse_value(&value)?, record: key.slice(PLACE_BYTES..) })
+            let Entered { digest, unsettled_since_ms } = parse_value(&value)?;
+            Ok(Indexed { place, digest, unsettled_since_ms, record: key.slice(PLACE_BYTES..) })
         });
         let entry = match entry {
             Ok(entry) => entry,

@@ -2,8 +2,8 @@
 //!
 //! # Invariants
 //!
-//! *The index says what the records hold.* Both are written in one atomic batch, and nowhere but in [`Trees::put_record`] and
-//! [`Trees::put_digest`].
+//! *The index says what the records hold.* Both are written in one atomic batch, and nowhere but in [`Trees::put_record`], [`Trees::put_digest`] and
+//! [`Trees::remove_record`].
 //!
 //! *A tree is the index as of the transactions that have run.* It learns of a change within the transaction, from the storage thread, so in the
 //! order in which later ones see it. The [`TreeChange`] that this gives is to be [committed](TreeChange::committed); one that is
@@ -44,13 +44,14 @@ use dynkv_ring::{NodeId, PartitionId};
 use tokio::sync::{Notify, oneshot};
 
 use self::build::Building;
-use self::index::{index_key, index_value, parse_value, place_of};
+use self::index::{Entered, index_key, index_value, parse_value, place_of};
 pub(crate) use self::upkeep::run as keep_up;
 use self::verify::Verification;
 use crate::{
     cluster::View,
     key::RecordAt,
     metrics::Metrics,
+    planted::{self, Bug},
     record::Record,
     storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
 };
@@ -212,7 +213,8 @@ impl Trees {
         book.gauge(&self.metrics);
     }
 
-    /// Writes `record`, in place of one with the digest `old`, and its digest. The only way to write a record.
+    /// Writes `record`, in place of one with the digest `old`, and its digest. `unsettled_since_ms` is what
+    /// [`unsettled_since_ms`](crate::settle::compact::unsettled_since_ms) says of its state. The only way to write a record.
     ///
     /// # Errors
     /// [`StorageError::Damaged`] when the record's state is none; nothing is written then.
@@ -222,22 +224,46 @@ impl Trees {
         at: &RecordAt,
         old: Option<Digest>,
         record: &Record,
+        unsettled_since_ms: u64,
     ) -> Result<TreeChange, StorageError> {
-        let new = record.digest()?;
+        let digest = record.digest()?;
         tx.put(Space::Records, at.record.clone(), record.encode());
-        Ok(self.put_digest(tx, at, old, new))
+        Ok(self.put_digest(tx, at, old, Entered { digest, unsettled_since_ms }))
     }
 
-    /// Writes a digest in place of `old`: to set an index right that does not say what the record holds.
+    /// Writes what the index says in place of `old`: to set an index right that does not say what the record holds.
     pub(crate) fn put_digest(
         self: &Arc<Self>,
         tx: &mut Transaction<'_>,
         at: &RecordAt,
         old: Option<Digest>,
-        new: Digest,
+        new: Entered,
+    ) -> TreeChange {
+        tx.put(Space::Digests, index_key(place_of(at), &at.record), index_value(new));
+        self.changed(tx, at, old, Some(new.digest))
+    }
+
+    /// Removes a record with the digest `old`, and its entry in the index: the only way to do so.
+    pub(crate) fn remove_record(
+        self: &Arc<Self>,
+        tx: &mut Transaction<'_>,
+        at: &RecordAt,
+        old: Digest,
+    ) -> TreeChange {
+        tx.delete(Space::Records, at.record.clone());
+        tx.delete(Space::Digests, index_key(place_of(at), &at.record));
+        let told = if planted::is(Bug::TreeNotTold) { None } else { Some(old) };
+        self.changed(tx, at, told, None)
+    }
+
+    fn changed(
+        self: &Arc<Self>,
+        tx: &mut Transaction<'_>,
+        at: &RecordAt,
+        old: Option<Digest>,
+        new: Option<Digest>,
     ) -> TreeChange {
         let place = place_of(at);
-        tx.put(Space::Digests, index_key(place, &at.record), index_value(new));
         let mut book = self.book();
         let partition = book.partition_of(place);
         if book.saved.remove(&partition) {
@@ -245,24 +271,33 @@ impl Trees {
             tx.delete(Space::Meta, saved_key(partition));
         }
         if let Some(held) = book.held.get_mut(&partition) {
-            held.update(place, old, Some(new));
+            held.update(place, old, new);
         }
         let writing =
             book.writing.entry(place.0).or_insert(Writing { latest: None, uncommitted: 0, broken: false });
-        writing.latest = Some(new);
+        writing.latest = new;
         writing.uncommitted += 1;
         writing.broken = false;
         TreeChange { trees: self.clone(), place, committed: false }
     }
 
     /// What the index says of a record, within a transaction.
+    pub(crate) fn entered(
+        &self,
+        tx: &Transaction<'_>,
+        at: &RecordAt,
+    ) -> Result<Option<Entered>, StorageError> {
+        let value = tx.get(Space::Digests, &index_key(place_of(at), &at.record))?;
+        value.map(|value| parse_value(&value)).transpose()
+    }
+
+    /// The digest that the index names for a record, within a transaction.
     pub(crate) fn indexed(
         &self,
         tx: &Transaction<'_>,
         at: &RecordAt,
     ) -> Result<Option<Digest>, StorageError> {
-        let value = tx.get(Space::Digests, &index_key(place_of(at), &at.record))?;
-        value.map(|value| parse_value(&value)).transpose()
+        Ok(self.entered(tx, at)?.map(|entered| entered.digest))
     }
 
     /// Takes note of a change's outcome.

@@ -7,18 +7,19 @@
 use std::{ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use dynkv_proto::{Digest, VerifyPhase};
+use dynkv_proto::VerifyPhase;
 use tokio::time::sleep;
 
 use super::{
     build::{Progress, ToCheck},
-    index::{index_key, place_of},
+    index::{Entered, index_key, place_of},
 };
 use crate::{
     background::{Turn, Work},
     hints::check::{Checked, check_page},
     key::{Key, RecordAt},
     record::parse_record_key,
+    repair::entered_of,
     shared::Shared,
     storage::{Space, StorageError},
 };
@@ -121,7 +122,7 @@ impl Walk {
         for entry in &page {
             let Some((bucket, key)) = parse_record_key(&entry.record) else { continue };
             let key = Key::new(bucket, key, partitions);
-            match look_at(node, &key, entry.digest) {
+            match look_at(node, &key, entry.entered()) {
                 Ok((bytes, whole)) => {
                     witness.record(&key.record, bytes, whole);
                     at_once += bytes;
@@ -197,11 +198,11 @@ impl Walk {
 }
 
 /// Reads a record that the index names, and verifies it: how long it is, and whether it is whole.
-fn look_at(node: &Arc<Shared>, key: &Key, indexed: Digest) -> Result<(u64, bool), StorageError> {
+fn look_at(node: &Arc<Shared>, key: &Key, indexed: Entered) -> Result<(u64, bool), StorageError> {
     match node.replica.read_intact(key) {
         Ok(Some(record)) => {
             // Written to meanwhile, most likely; otherwise the index is set right.
-            if record.digest()? != indexed {
+            if entered_of(&record)? != indexed {
                 node.replica.check(key);
             }
             Ok((record.stored_bytes(), true))

@@ -224,7 +224,10 @@ async fn no_client_may_act_as_a_node() {
     let peer = cluster.connect(id("n1"), Role::Admin).await;
     let (bucket, key, stamp) = (String::from("b"), dynkv_proto::Blob::from("k"), Stamp::default());
     let frames = [
-        Frame::new(&ReplicaGet { bucket: bucket.clone(), key: key.clone(), stamp, have: None }, Bytes::new()),
+        Frame::new(
+            &ReplicaGet { bucket: bucket.clone(), key: key.clone(), stamp, have: None, promise: false },
+            Bytes::new(),
+        ),
         Frame::new(
             &ReplicaPut { bucket: bucket.clone(), key: key.clone(), stamp, durable: false, hint_for: None },
             dynkv_proto::State::default().encode(),
@@ -233,7 +236,7 @@ async fn no_client_may_act_as_a_node() {
             &ReplicaList { bucket: bucket.clone(), partition: 0, prefix: "".into(), after: None, limit: 1 },
             Bytes::new(),
         ),
-        Frame::new(&PutSeen { bucket, key, put_id: PutId(1), attempt: 1 }, Bytes::new()),
+        Frame::new(&PutSeen { bucket, key, put_id: PutId(1), attempt: 1, stamp }, Bytes::new()),
         Frame::new(&Gossip { reserved: 0 }, Bytes::new()),
     ];
     for frame in frames {

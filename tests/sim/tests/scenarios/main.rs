@@ -9,6 +9,7 @@ mod hints;
 mod network;
 mod processes;
 mod repair;
+mod settling;
 
 use dynkv_sim::{
     batch::{cores, run_all},

@@ -30,8 +30,9 @@ const AGAIN_EVERY: Duration = Duration::from_millis(100);
 /// Make the changes of a plan
 ///
 /// Takes the plan's id and the same changes, as `dyn cluster plan` printed them. All of them are made, or none: if the membership
-/// history has moved on since the plan was made, it fails and says so. Nodes of this version refuse what would give a partition other homes:
-/// they cannot move data yet. Takes an administrator's certificate.
+/// history has moved on since the plan was made, it fails and says so. Nodes of this version cannot move data yet: they make changes of
+/// weights, zones and hosts where every member keeps everything (as many members as replicas, at most), and refuse all others. Takes an
+/// administrator's certificate.
 #[derive(Debug, Args)]
 pub(crate) struct Apply {
     /// The plan, as it was printed

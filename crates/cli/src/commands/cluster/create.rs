@@ -262,6 +262,7 @@ mod tests {
             peers: vec![],
             hints: 0,
             oldest_hint_s: None,
+            settling_paused: String::new(),
         };
         assert!(check_member(&spec, &status("n1", false, nothing)).is_ok());
         let exit = |status| check_member(&spec, &status).unwrap_err().exit();

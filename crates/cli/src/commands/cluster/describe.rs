@@ -63,8 +63,19 @@ pub(super) fn bucket(change: &Change) -> Option<BucketChange> {
 }
 
 fn set_properties(change: &BucketChange) -> Vec<(&'static str, String)> {
-    let BucketChange { bucket: _, r, w, dw, pr, pw, conflict, key_bytes_max, value_bytes_max, siblings_max } =
-        change;
+    let BucketChange {
+        bucket: _,
+        r,
+        w,
+        dw,
+        pr,
+        pw,
+        conflict,
+        key_bytes_max,
+        value_bytes_max,
+        siblings_max,
+        grace_ms,
+    } = change;
     let number = |value: &Option<u8>| value.map(|value| value.to_string());
     let size = |value: &Option<u32>| value.map(|value| value.to_string());
     let all = [
@@ -77,6 +88,7 @@ fn set_properties(change: &BucketChange) -> Vec<(&'static str, String)> {
         ("key_bytes_max", size(key_bytes_max)),
         ("value_bytes_max", size(value_bytes_max)),
         ("siblings_max", size(siblings_max)),
+        ("grace_ms", grace_ms.map(|grace_ms| grace_ms.to_string())),
     ];
     all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }
@@ -140,6 +152,7 @@ mod tests {
         let mut carts = BucketChange::new("carts");
         carts.set("r", "1").unwrap();
         carts.set("conflict", "lww").unwrap();
+        carts.set("grace_ms", "60000").unwrap();
         for (change, expected, kind) in [
             (Change::Join(new.clone()), "n4 joins (weight 1, zone b, host h7)", "join"),
             (
@@ -153,7 +166,7 @@ mod tests {
                 "place",
             ),
             (Change::Disk { node, disk: 10 }, "n4 stores on disk 000000000000000a", "disk"),
-            (carts.to_change(), "bucket carts: r=1 conflict=lww", "bucket"),
+            (carts.to_change(), "bucket carts: r=1 conflict=lww grace_ms=60000", "bucket"),
             (
                 Change::Other { kind: 300, payload: vec![0; 5] },
                 "a change of kind 300 that this version does not know, 5 B",

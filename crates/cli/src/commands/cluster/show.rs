@@ -294,6 +294,7 @@ pub(super) mod tests {
             peers: vec![],
             hints: 0,
             oldest_hint_s: None,
+            settling_paused: String::new(),
         }
     }
 

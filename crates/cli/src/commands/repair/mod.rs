@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::commands::status::nodes;
 use crate::connection::{block_on, known};
-use crate::each::{Row, ask_each, silence};
+use crate::each::{Row, ask_each, run_state, silence};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::output;
@@ -85,16 +85,6 @@ fn refusal<T>(what: &str, rows: Vec<Row<T>>) -> Result<Vec<Row<T>>, CliError> {
     }
 }
 
-fn state(run: &RepairRun) -> &'static str {
-    match run.state {
-        RunState::Running => "running",
-        RunState::Done if run.errors > 0 => "done in part",
-        RunState::Done => "done",
-        RunState::Stopped => "stopped",
-        RunState::Failed => "failed",
-    }
-}
-
 /// Bytes moved in a second.
 fn rate(run: &RepairRun) -> u64 {
     u64::try_from(u128::from(run.bytes) * 1000 / u128::from(run.took_ms.max(1))).unwrap_or(u64::MAX)
@@ -121,7 +111,7 @@ fn as_table(rows: &[Row<Option<RepairRun>>]) -> String {
             Ok(None) => plain("none", "none was ordered since its start".into()),
             Ok(Some(run)) => [
                 node.to_string(),
-                state(run).into(),
+                run_state(run.state, run.errors).into(),
                 run.partition.map_or_else(|| "all".into(), |partition| partition.to_string()),
                 format!("{}/{}", run.compared, run.comparisons),
                 run.differences.to_string(),

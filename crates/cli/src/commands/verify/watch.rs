@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 
 use super::ANSWER_WITHIN;
 use crate::address::show_key;
-use crate::each::{Row, ask_each, silence, silent};
+use crate::each::{Row, ask_each, run_state, silence, silent};
 use crate::error::CliError;
 use crate::json::add_key;
 use crate::output;
@@ -127,7 +127,7 @@ impl Watch {
                 }
                 Ok(Some(run)) => [
                     node.to_string(),
-                    state(run).into(),
+                    run_state(run.state, run.errors).into(),
                     run.records.to_string(),
                     run.hints.to_string(),
                     output::bytes(run.bytes),
@@ -223,16 +223,6 @@ impl Watch {
 
 fn is_complete(run: &VerifyRun) -> bool {
     run.state == RunState::Done && run.errors == 0
-}
-
-fn state(run: &VerifyRun) -> &'static str {
-    match run.state {
-        RunState::Running => "running",
-        RunState::Done if run.errors > 0 => "done in part",
-        RunState::Done => "done",
-        RunState::Stopped => "stopped",
-        RunState::Failed => "failed",
-    }
 }
 
 fn ended(run: &VerifyRun) -> String {
