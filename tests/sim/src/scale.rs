@@ -10,7 +10,6 @@ use dynkv_gossip::{Config, GrowSet, Message, Payload};
 use dynkv_ring::{
     Change, Entry, Founding, History, Member, Membership, NodeId, PartitionCount, Plan, Position,
 };
-
 use rustix::time::{ClockId, clock_gettime};
 
 #[path = "../../../crates/gossip/examples/convergence/wire.rs"]

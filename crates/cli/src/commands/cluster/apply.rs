@@ -10,6 +10,7 @@ use dynkv_client::{Client, Error};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use super::ANSWER_WITHIN;
 use super::changes::Changes;
 use super::describe;
 use super::plan::make;
@@ -22,8 +23,6 @@ use crate::error::CliError;
 use crate::exit::Exit;
 use crate::output;
 
-/// A node that is up answers sooner; waiting longer for one that is down helps nobody.
-const ANSWER_WITHIN: Duration = Duration::from_millis(2500);
 /// How often a node is asked again that has not heard yet what the plan was made of.
 const AGAIN_EVERY: Duration = Duration::from_millis(100);
 

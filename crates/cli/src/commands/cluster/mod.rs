@@ -10,11 +10,16 @@ mod plan;
 mod risk;
 mod show;
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 
 use crate::connection::block_on;
 use crate::error::CliError;
 use crate::exit::Exit;
+
+/// A node that is up answers sooner; waiting longer for one that is down helps nobody.
+const ANSWER_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Found a cluster, plan and make changes of its members, and see those that were made
 #[derive(Debug, Args)]

@@ -1,11 +1,10 @@
 //! `dyn cluster plan`
 
-use std::time::Duration;
-
 use clap::Args;
 use dynkv_client::Client;
 use dynkv_client::ring::{Change, Plan, PlanError};
 
+use super::ANSWER_WITHIN;
 use super::changes::Changes;
 use super::estimate::Estimate;
 use super::risk::Risk;
@@ -17,9 +16,6 @@ use crate::connection::Connection;
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::output;
-
-/// A node that is up answers sooner; waiting longer for one that is down helps nobody.
-const ANSWER_WITHIN: Duration = Duration::from_millis(2500);
 
 /// Show what changes of the members would do, and do nothing
 ///
