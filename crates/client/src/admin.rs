@@ -8,10 +8,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynkv_net::Class;
 use dynkv_proto::{
-    Digest, DrainHintsReply, FailureCode, Frame, HintsReply, Message, MetricsReply, NodeInfo, ProposeReply,
-    StatusReply,
+    Blob, Digest, DrainHintsReply, FailureCode, Frame, HintsReply, Message, MetricsReply, NodeInfo,
+    ProposeReply, StatusReply,
 };
-use dynkv_ring::{Change, Entry, History, NodeId};
+use dynkv_ring::{Change, Entry, History, NodeId, Plan};
 use tokio::time::{Instant, timeout_at};
 
 use crate::Error;
@@ -277,6 +277,7 @@ pub struct Propose {
     whom: Whom,
     change: Change,
     nodes: Vec<NodeInfo>,
+    expect: Option<Digest>,
     timeout: Option<Duration>,
 }
 
@@ -284,7 +285,7 @@ into_future!(Propose -> Entry);
 
 impl Propose {
     pub(crate) fn new(inner: Arc<Inner>, change: Change, nodes: Vec<NodeInfo>) -> Propose {
-        Propose { inner, whom: Whom::Anyone, change, nodes, timeout: None }
+        Propose { inner, whom: Whom::Anyone, change, nodes, expect: None, timeout: None }
     }
 
     /// Proposes it to this node.
@@ -299,26 +300,107 @@ impl Propose {
         self
     }
 
-    async fn run(self) -> Result<Entry, Error> {
-        let Propose { inner, whom, change, nodes, timeout } = self;
-        // Time and issuer are the node's to say; something must stand in their place.
-        let issuer = NodeId::try_from("client").expect("a valid node id");
-        let entry =
-            Entry::new(0, issuer, change).map_err(|error| Error::refused(FailureCode::Invalid, error))?;
-        let request = dynkv_proto::Propose { entry: entry.to_bytes().into(), nodes: nodes.clone() };
-        let read = |frame: &Frame| {
-            let reply: ProposeReply = read_reply(frame)?;
-            let entry = Entry::from_bytes(&reply.entry)
-                .map_err(|error| Setback::NoAnswer(format!("its answer cannot be read ({error})")))?;
-            Ok(Answer { value: entry, view: reply.view })
-        };
-        let entry = ask(&inner, &whom, Repeat::Once, deadline(&inner, timeout), &request, read).await?;
-        let mut history = History::new();
-        let known =
-            history.insert(entry.clone()).is_ok().then(|| inner.update(|view| view.with(&history, nodes)));
-        if !matches!(known, Some(Ok(_))) {
-            tracing::warn!("the entry does not fit into this client's history");
-        }
-        Ok(entry)
+    /// Only if the node's history has this digest at the moment at which the change becomes part of it; otherwise it is refused
+    /// with [`FailureCode::HistoryMoved`]. Unless set, whatever the history is.
+    pub fn expect(mut self, history: Digest) -> Propose {
+        self.expect = Some(history);
+        self
     }
+
+    async fn run(self) -> Result<Entry, Error> {
+        let Propose { inner, whom, change, nodes, expect, timeout } = self;
+        let entries = commit(&inner, &whom, vec![change], nodes, expect, timeout).await?;
+        entries.into_iter().next().ok_or_else(|| Error::Unknown {
+            code: None,
+            node: None,
+            put_id: None,
+            message: "a node said that it made the change, but not when: look at the history".into(),
+        })
+    }
+}
+
+/// The changes of a plan to be awaited; made by [`Client::apply`](crate::Client::apply).
+///
+/// All of them become part of the history, at once, or none does: that of the node which takes them must be the one that the plan
+/// was made of, or they are refused with [`FailureCode::HistoryMoved`]. Another node may take other changes at the same moment;
+/// then both take effect.
+///
+/// ```no_run
+/// # async fn example(client: &dynkv_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// use dynkv_client::ring::{Change, Plan};
+///
+/// let view = client.view();
+/// let place = Change::Place { node: "n1".parse()?, zone: "eu-a".into(), host: String::new() };
+/// let plan = Plan::new(view.history(), [place])?;
+/// if plan.moves().is_empty() && plan.warnings().is_empty() {
+///     client.apply(&plan, vec![]).await?;
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+#[must_use = "changes do nothing until they are awaited"]
+pub struct Apply {
+    inner: Arc<Inner>,
+    whom: Whom,
+    changes: Vec<Change>,
+    nodes: Vec<NodeInfo>,
+    expect: Digest,
+    timeout: Option<Duration>,
+}
+
+into_future!(Apply -> Vec<Entry>);
+
+impl Apply {
+    pub(crate) fn new(inner: Arc<Inner>, plan: &Plan, nodes: Vec<NodeInfo>) -> Apply {
+        let expect = Digest(u128::from_be_bytes(plan.history_digest()));
+        Apply { inner, whom: Whom::Anyone, changes: plan.changes().to_vec(), nodes, expect, timeout: None }
+    }
+
+    /// Proposes them to this node.
+    pub fn to(mut self, node: NodeId) -> Apply {
+        self.whom = Whom::Node(node);
+        self
+    }
+
+    async fn run(self) -> Result<Vec<Entry>, Error> {
+        let Apply { inner, whom, changes, nodes, expect, timeout } = self;
+        commit(&inner, &whom, changes, nodes, Some(expect), timeout).await
+    }
+}
+
+/// Has a node make changes part of the history, and takes the entries into this client's view.
+async fn commit(
+    inner: &Arc<Inner>,
+    whom: &Whom,
+    changes: Vec<Change>,
+    nodes: Vec<NodeInfo>,
+    expect: Option<Digest>,
+    timeout: Option<Duration>,
+) -> Result<Vec<Entry>, Error> {
+    // Time and issuer are the node's to say; something must stand in their place.
+    let issuer = NodeId::try_from("client").expect("a valid node id");
+    let blob = |change| Entry::new(0, issuer, change).map(|entry| entry.to_bytes().into());
+    let blobs = changes.into_iter().map(blob).collect::<Result<Vec<Blob>, _>>();
+    let mut blobs = blobs.map_err(|error| Error::refused(FailureCode::Invalid, error))?.into_iter();
+    let Some(entry) = blobs.next() else {
+        return Err(Error::refused(FailureCode::Invalid, "there is nothing to change: name a change"));
+    };
+    let request = dynkv_proto::Propose { entry, nodes: nodes.clone(), more: blobs.collect(), expect };
+    let read = |frame: &Frame| {
+        let reply: ProposeReply = read_reply(frame)?;
+        let entries = std::iter::once(&reply.entry).chain(&reply.more).map(|blob| Entry::from_bytes(blob));
+        let entries = entries
+            .collect::<Result<Vec<Entry>, _>>()
+            .map_err(|error| Setback::NoAnswer(format!("its answer cannot be read ({error})")))?;
+        Ok(Answer { value: entries, view: reply.view })
+    };
+    let entries = ask(inner, whom, Repeat::Once, deadline(inner, timeout), &request, read).await?;
+    let mut history = History::new();
+    let fits = entries.iter().all(|entry| history.insert(entry.clone()).is_ok());
+    let known = fits.then(|| inner.update(|view| view.with(&history, nodes)));
+    if !matches!(known, Some(Ok(_))) {
+        tracing::warn!("the changes do not fit into this client's history");
+    }
+    Ok(entries)
 }

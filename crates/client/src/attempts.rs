@@ -259,6 +259,8 @@ fn is_final(code: FailureCode) -> bool {
             | FailureCode::SiblingLimit
             | FailureCode::Forbidden
             | FailureCode::Clock
+            // Elsewhere there may be a node that has not heard yet what has come in between.
+            | FailureCode::HistoryMoved
     )
 }
 
@@ -266,13 +268,14 @@ fn is_final(code: FailureCode) -> bool {
 mod tests {
     use super::*;
 
-    const FINAL: [FailureCode; 6] = [
+    const FINAL: [FailureCode; 7] = [
         FailureCode::Invalid,
         FailureCode::TooLarge,
         FailureCode::Context,
         FailureCode::SiblingLimit,
         FailureCode::Forbidden,
         FailureCode::Clock,
+        FailureCode::HistoryMoved,
     ];
     const CURABLE: [FailureCode; 8] = [
         FailureCode::Stale,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use dynkv_net::Endpoint;
 use dynkv_proto::NodeInfo;
-use dynkv_ring::{Change, NodeId};
+use dynkv_ring::{Change, NodeId, Plan};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use crate::inner::Inner;
 use crate::pool::Pool;
 use crate::{
-    ClusterFile, ClusterView, ConnectError, Delete, Diff, DrainHints, Error, Get, Held, Hints, List, Metrics,
-    Options, Propose, Put, Repair, RepairStatus, SeedFailure, Status, StopRepair, StopVerify, Trees, Verify,
-    VerifyStatus,
+    Apply, ClusterFile, ClusterView, ConnectError, Delete, Diff, DrainHints, Error, Get, Held, Hints, List,
+    Metrics, Options, Propose, Put, Repair, RepairStatus, SeedFailure, Status, StopRepair, StopVerify, Trees,
+    Verify, VerifyStatus,
 };
 
 /// A connection to a cluster. Cloning is cheap and shares everything.
@@ -215,6 +215,12 @@ impl Client {
     /// administrator's certificate.
     pub fn propose(&self, change: Change, nodes: Vec<NodeInfo>) -> Propose {
         Propose::new(self.inner.clone(), change, nodes)
+    }
+
+    /// Makes the changes of a plan, if the history is still the one it was made of; `nodes` says where those that join are. Takes
+    /// an administrator's certificate.
+    pub fn apply(&self, plan: &Plan, nodes: Vec<NodeInfo>) -> Apply {
+        Apply::new(self.inner.clone(), plan, nodes)
     }
 
     /// The cluster's name.

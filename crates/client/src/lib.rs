@@ -29,7 +29,7 @@ mod request;
 mod upkeep;
 mod view;
 
-pub use admin::{DrainHints, Hints, Metrics, Propose, Status};
+pub use admin::{Apply, DrainHints, Hints, Metrics, Propose, Status};
 pub use client::Client;
 pub use cluster_file::{ClusterFile, ClusterFileError};
 pub use context::{Context, ParseContextError};
@@ -44,3 +44,4 @@ pub use view::ClusterView;
 pub use dynkv_net as net;
 pub use dynkv_proto as proto;
 pub use dynkv_ring as ring;
+pub use dynkv_vclock as vclock;

@@ -100,7 +100,7 @@ fn take_proposals(cluster: &FakeCluster, n: usize) {
         let view = digest(&history);
         tokio::spawn(async move { shared.lock().unwrap().history.merge(&history).unwrap() });
         Some(Reaction::Answer(Frame::new(
-            &ProposeReply { entry: entry.to_bytes().into(), view },
+            &ProposeReply { entry: entry.to_bytes().into(), view, more: Vec::new() },
             Bytes::new(),
         )))
     });

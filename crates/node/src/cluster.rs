@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use dynkv_proto::{Buckets, Digest, NodeInfo};
-use dynkv_ring::{Change, Entry, History, HistoryFull, Membership, NodeId};
+use dynkv_ring::{Entry, History, HistoryFull, Membership, NodeId};
 use thiserror::Error;
 
 use crate::chain::Chain;
@@ -201,25 +201,37 @@ impl Cluster {
 
     /// Unites `other` into the history: stored first, then in force. Says whether anything was new.
     pub(crate) async fn unite_history(&self, other: &History) -> Result<bool, HistoryError> {
-        self.change_history(|history| history.merge(other)).await
+        self.change_history(|_, history| history.merge(other).map_err(HistoryError::from)).await
     }
 
-    /// Adds one entry.
-    pub(crate) async fn add_entry(&self, entry: Entry) -> Result<bool, HistoryError> {
-        self.change_history(|history| history.insert(entry).map(usize::from)).await
-    }
-
-    async fn change_history(
+    /// Adds the entries that `make` makes for the view of this moment: all of them or none, and nothing comes in between.
+    pub(crate) async fn add_entries<E: From<HistoryError>>(
         &self,
-        change: impl FnOnce(&mut History) -> Result<usize, HistoryFull>,
-    ) -> Result<bool, HistoryError> {
+        make: impl FnOnce(&View) -> Result<Vec<Entry>, E>,
+    ) -> Result<Vec<Entry>, E> {
+        let mut entries = Vec::new();
+        self.change_history(|view, history| {
+            entries = make(view)?;
+            let added: Result<usize, HistoryFull> =
+                entries.iter().map(|entry| history.insert(entry.clone()).map(usize::from)).sum();
+            added.map_err(|full| E::from(full.into()))
+        })
+        .await?;
+        Ok(entries)
+    }
+
+    async fn change_history<E: From<HistoryError>>(
+        &self,
+        change: impl FnOnce(&View, &mut History) -> Result<usize, E>,
+    ) -> Result<bool, E> {
         let _uniting = self.uniting.lock().await;
-        let mut history = self.view().history.clone();
-        if change(&mut history)? == 0 {
+        let view = self.view();
+        let mut history = view.history.clone();
+        if change(&view, &mut history)? == 0 {
             return Ok(false);
         }
         let stored = vec![(Space::Meta, HISTORY, Some(history.to_bytes().into()))];
-        write_durably(&*self.storage, stored).await?;
+        write_durably(&*self.storage, stored).await.map_err(HistoryError::from)?;
         let view = View::new(history);
         tracing::info!(view = %view.digest, entries = view.history.len(), "the membership history has grown");
         // Nobody is to find a founded cluster of which nobody serves anything.
@@ -380,11 +392,6 @@ pub enum NotServing {
         /// Its members.
         members: String,
     },
-}
-
-/// Whether this version can carry out `change`.
-pub(crate) fn is_supported(change: &Change) -> bool {
-    matches!(change, Change::Found(_) | Change::Other { .. })
 }
 
 #[cfg(test)]

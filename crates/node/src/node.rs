@@ -320,7 +320,7 @@ impl Node {
     /// # Errors
     /// The [`Failure`] says why; a cluster is founded once.
     pub async fn found(&self, founding: Founding, nodes: Vec<NodeInfo>) -> Result<(), Failure> {
-        propose::propose(&self.shared, Change::Found(founding), nodes).await.map(drop)
+        propose::propose(&self.shared, vec![Change::Found(founding)], nodes, None).await.map(drop)
     }
 
     /// Whether another node is up, in this one's opinion: a connection to it stands, and the failure detector does not suspect

@@ -3,77 +3,204 @@
 use std::sync::Arc;
 
 use dynkv_proto::{
-    BUCKET_CHANGE_KIND, BucketChange, Digest, Failure, FailureCode, NodeInfo, Propose, ProposeReply,
+    BUCKET_CHANGE_KIND, Blob, BucketChange, Digest, Failure, FailureCode, NodeInfo, Propose, ProposeReply,
 };
-use dynkv_ring::{Change, Entry};
+use dynkv_ring::{Change, Entry, Membership, Plan};
 
 use crate::{
-    cluster::{Cluster, View, is_supported},
+    cluster::{Cluster, HistoryError, View},
     gossip,
     shared::Shared,
 };
 
-/// Checks a change against the history, stamps it and makes it part of the history.
+/// Checks changes against the history, stamps them and makes them part of the history.
 pub(crate) async fn answer(node: &Arc<Shared>, request: Propose) -> Result<ProposeReply, Failure> {
-    let proposed = Entry::from_bytes(&request.entry).map_err(|error| invalid(error.to_string()))?;
-    let (entry, view) = propose(node, proposed.change().clone(), request.nodes).await?;
-    Ok(ProposeReply { entry: entry.to_bytes().into(), view })
+    if request.more.len() >= Propose::CHANGES_MAX {
+        return Err(invalid(format!(
+            "{} changes at once are too many: propose at most {}",
+            request.more.len() + 1,
+            Propose::CHANGES_MAX
+        )));
+    }
+    let change = |blob: &Blob| match Entry::from_bytes(blob) {
+        Ok(proposed) => Ok(proposed.change().clone()),
+        Err(error) => Err(invalid(error.to_string())),
+    };
+    let changes = std::iter::once(&request.entry).chain(&request.more).map(change);
+    let changes = changes.collect::<Result<Vec<Change>, Failure>>()?;
+    let (entries, view) = propose(node, changes, request.nodes, request.expect).await?;
+    let mut entries = entries.iter().map(|entry| Blob::from(entry.to_bytes()));
+    // There are as many as changes, of which there is one at least.
+    let entry = entries.next().unwrap_or_default();
+    Ok(ProposeReply { entry, view, more: entries.collect() })
 }
 
 /// The same from within the process.
+///
+/// `expect` holds for the history of this node at the moment at which the changes become part of it. Another node may take other
+/// changes at the same time: the histories unite, and both take effect.
 pub(crate) async fn propose(
     node: &Arc<Shared>,
-    change: Change,
+    changes: Vec<Change>,
     nodes: Vec<NodeInfo>,
-) -> Result<(Entry, Digest), Failure> {
-    let view = node.cluster.view();
-    check(&node.cluster, &view, &change)?;
-    let time = node
-        .replica
-        .history_time(view.history.latest_time().unwrap_or(0))
-        .map_err(|error| Failure::not_done(FailureCode::Clock, error.to_string()))?;
-    let entry =
-        Entry::new(time.as_u64(), node.cluster.me.id, change).map_err(|error| invalid(error.to_string()))?;
-    node.cluster.unite_nodes(nodes.clone());
-    node.gossip.introduce(nodes);
-    node.cluster.add_entry(entry.clone()).await.map_err(|error| {
-        Failure::unknown(FailureCode::Storage, format!("node {}: {error}", node.cluster.me.id))
-    })?;
-    node.gossip.carry(entry.clone());
-    gossip::tell_all(node);
-    Ok((entry, node.cluster.view().digest))
+    expect: Option<Digest>,
+) -> Result<(Vec<Entry>, Digest), Failure> {
+    let changed = commit(node, &changes, |view| {
+        check_expected(view, expect)?;
+        check(&node.cluster, view, &changes)?;
+        node.cluster.unite_nodes(nodes.clone());
+        node.gossip.introduce(nodes);
+        Ok(())
+    });
+    Ok((changed.await?, node.cluster.view().digest))
 }
 
-fn check(cluster: &Cluster, view: &View, change: &Change) -> Result<(), Failure> {
+/// Stamps changes, makes them part of the history if `check` has nothing against it in the view of that moment, and tells the others.
+pub(crate) async fn commit(
+    node: &Arc<Shared>,
+    changes: &[Change],
+    check: impl FnOnce(&View) -> Result<(), Failure>,
+) -> Result<Vec<Entry>, Failure> {
+    let added = node.cluster.add_entries(|view| {
+        check(view)?;
+        Ok(stamp(node, view, changes)?)
+    });
+    let entries = added.await.map_err(|error| match error {
+        Refusal::Failure(failure) => failure,
+        Refusal::History(error @ HistoryError::Full(_)) => invalid(error.to_string()),
+        Refusal::History(error) => {
+            Failure::unknown(FailureCode::Storage, format!("node {}: {error}", node.cluster.me.id))
+        }
+    })?;
+    for entry in &entries {
+        node.gossip.carry(entry.clone());
+    }
+    gossip::tell_all(node);
+    Ok(entries)
+}
+
+/// Why changes did not become part of the history.
+enum Refusal {
+    Failure(Failure),
+    History(HistoryError),
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Refusal {
+        Refusal::Failure(failure)
+    }
+}
+
+impl From<HistoryError> for Refusal {
+    fn from(error: HistoryError) -> Refusal {
+        Refusal::History(error)
+    }
+}
+
+fn stamp(node: &Shared, view: &View, changes: &[Change]) -> Result<Vec<Entry>, Failure> {
+    let mut latest = view.history.latest_time().unwrap_or(0);
+    let stamped = changes.iter().map(|change| {
+        let time = node.replica.history_time(latest);
+        let time = time.map_err(|error| Failure::not_done(FailureCode::Clock, error.to_string()))?;
+        latest = time.as_u64();
+        Entry::new(latest, node.cluster.me.id, change.clone()).map_err(|error| invalid(error.to_string()))
+    });
+    stamped.collect()
+}
+
+fn check_expected(view: &View, expect: Option<Digest>) -> Result<(), Failure> {
+    match expect {
+        Some(expected) if expected != view.digest => Err(Failure {
+            view: view.digest,
+            ..Failure::not_done(
+                FailureCode::HistoryMoved,
+                format!(
+                    "the change was planned for the history {expected}, and here it is {}: see what has changed with `dyn cluster history`, then plan again",
+                    view.digest
+                ),
+            )
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check(cluster: &Cluster, view: &View, changes: &[Change]) -> Result<(), Failure> {
     let founded = view.membership.founded();
-    match change {
-        Change::Found(_) if founded => Err(invalid(format!(
+    match changes {
+        [Change::Found(_)] if founded => Err(invalid(format!(
             "cluster {} has been founded already, with {} members: see `dyn ring show`",
             cluster.name,
             view.membership.members().len()
         ))),
-        Change::Found(founding) if founding.cluster != cluster.name => Err(invalid(format!(
+        [Change::Found(founding)] if founding.cluster != cluster.name => Err(invalid(format!(
             "the founding is of cluster {}, this node's certificate is of cluster {}: use one name",
             founding.cluster, cluster.name
         ))),
-        Change::Found(founding) if founding.members.iter().all(|member| member.id != cluster.me.id) => {
-            Err(invalid(format!("node {} is not among the founding members: send the founding to one of them", cluster.me.id)))
+        [Change::Found(founding)] if founding.members.iter().all(|member| member.id != cluster.me.id) => {
+            Err(invalid(format!(
+                "node {} is not among the founding members: send the founding to one of them",
+                cluster.me.id
+            )))
         }
-        Change::Found(_) => Ok(()),
+        [Change::Found(_)] => Ok(()),
         _ if !founded => Err(Failure::not_done(
             FailureCode::NotServing,
             format!("cluster {} has not been founded: run `dyn cluster create` first", cluster.name),
         )),
-        Change::Other { kind: BUCKET_CHANGE_KIND, payload } => {
+        [Change::Other { kind: BUCKET_CHANGE_KIND, payload }] => {
             let change = BucketChange::from_payload(payload).map_err(|error| invalid(error.to_string()))?;
             let n = view.membership.replicas();
             view.buckets.preview(&change, n).map(drop).map_err(|error| invalid(error.to_string()))
         }
-        other if !is_supported(other) => Err(invalid(
-            "this version cannot change the membership of a founded cluster: it would have to move data, which it cannot do yet".into(),
-        )),
-        _ => Err(invalid("this version does not know this kind of change: upgrade the node".into())),
+        changes => check_members(view, changes),
     }
+}
+
+fn check_members(view: &View, changes: &[Change]) -> Result<(), Failure> {
+    for change in changes {
+        match change {
+            Change::Join(_)
+            | Change::Leave(_)
+            | Change::Remove(_)
+            | Change::Replace { .. }
+            | Change::Weight { .. }
+            | Change::Place { .. } => {}
+            Change::Left(_) | Change::Disk { .. } => {
+                return Err(invalid("what a node alone can know it says itself: do not propose it".into()));
+            }
+            Change::Found(_) | Change::Other { kind: BUCKET_CHANGE_KIND, .. } => {
+                return Err(invalid(
+                    "a founding, or a bucket's properties, come alone: propose them by themselves".into(),
+                ));
+            }
+            Change::Other { .. } => {
+                return Err(invalid(
+                    "this version does not know this kind of change: upgrade the node".into(),
+                ));
+            }
+        }
+    }
+    let plan = Plan::new(&view.history, changes.to_vec()).map_err(|error| invalid(error.to_string()))?;
+    check_possible(&plan)
+}
+
+/// Whether this version can carry out what is planned: the one place that says no.
+///
+/// Nodes serve by the ring's homes, which change with the history at once, and data does not follow: a new home would answer reads without it.
+/// That the plan itself keeps all homes is not enough. Another node may take another one meanwhile, which keeps them by itself too, and both
+/// together do not: two nodes named as being on one host, each by another operator. Only where every member is a home of everything, and the
+/// members stay, do weights, zones and hosts change nothing but the order of homes, whatever else is changed meanwhile.
+fn check_possible(plan: &Plan) -> Result<(), Failure> {
+    let members = |membership: &Membership| {
+        membership.members().map(|state| (state.member.id, state.status)).collect::<Vec<_>>()
+    };
+    let (before, after) = (members(plan.before()), members(plan.after()));
+    if before == after && after.len() <= usize::from(plan.after().replicas()) {
+        return Ok(());
+    }
+    Err(invalid(
+        "this version cannot carry out changes that may move data yet: once a cluster is founded, only weights, zones and hosts can be changed, and only where every member keeps everything (as many members as replicas, at most)".into(),
+    ))
 }
 
 fn invalid(message: String) -> Failure {

@@ -55,12 +55,14 @@ pub enum FailureCode {
     HintsFull,
     /// A state was read before the replica made a promise of the settlement: promise the same (`Failure::marks`), read it again.
     Behind,
+    /// The membership history is not the one that a change was planned for: look at what has come in between, plan again.
+    HistoryMoved,
     /// A code of a newer version.
     Other(u16),
 }
 
 impl FailureCode {
-    const NUMBERS: [(FailureCode, u16); 17] = [
+    const NUMBERS: [(FailureCode, u16); 18] = [
         (FailureCode::Invalid, 1),
         (FailureCode::TooLarge, 2),
         (FailureCode::Context, 3),
@@ -78,6 +80,7 @@ impl FailureCode {
         (FailureCode::NoAnswer, 15),
         (FailureCode::HintsFull, 16),
         (FailureCode::Behind, 17),
+        (FailureCode::HistoryMoved, 18),
     ];
 }
 

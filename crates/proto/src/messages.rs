@@ -358,9 +358,18 @@ message! {
         /// The change as an entry (`dynkv_ring::Entry::to_bytes`) whose time and issuer count for nothing: the node
         /// that takes it stamps its own.
         entry: Blob,
-        /// Where the founding members are; empty otherwise.
+        /// Where founding members, or such that join, are.
         nodes: Vec<NodeInfo>,
+        /// Further changes of members, as `entry`, in order: all become part of the history at once, or none does.
+        more: Vec<Blob> = Vec::new(),
+        /// Digest of the history that the changes are meant for: with any other one the node refuses them. `None`: whatever it is.
+        expect: Option<Digest> = None,
     }
+}
+
+impl Propose {
+    /// Changes in one proposal, at most.
+    pub const CHANGES_MAX: usize = 1024;
 }
 
 message! {
@@ -370,6 +379,8 @@ message! {
         entry: Blob,
         /// Digest of the history with it.
         view: Digest,
+        /// The entries of the further changes.
+        more: Vec<Blob> = Vec::new(),
     }
 }
 

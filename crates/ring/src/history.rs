@@ -200,7 +200,7 @@ impl History {
     }
 }
 
-fn room_for(len: usize) -> Result<(), HistoryFull> {
+pub(crate) fn room_for(len: usize) -> Result<(), HistoryFull> {
     if len > History::MAX_ENTRIES { Err(HistoryFull { needed: len }) } else { Ok(()) }
 }
 

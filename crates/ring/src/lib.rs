@@ -3,7 +3,7 @@
 //! # Where to begin
 //!
 //! [`History`] and [`Membership`] for a cluster whose nodes must agree; [`strategy::EqualTokens`] for a ring without a
-//! history; [`Ring`] for what both lead to; [`RingDiff`] before a change is applied.
+//! history; [`Ring`] for what both lead to; [`Plan`] before changes are made.
 
 mod change;
 mod codec;
@@ -13,8 +13,10 @@ mod homes;
 mod id;
 mod member;
 mod membership;
+mod plan;
 mod position;
 mod ring;
+mod spread;
 pub mod strategy;
 
 pub use change::{Change, Entry, Founding, InvalidChange};
@@ -24,5 +26,7 @@ pub use history::{Entries, History, HistoryFull};
 pub use id::{InvalidNodeId, NodeId};
 pub use member::{InvalidMember, Member};
 pub use membership::{Departure, Ignored, IgnoredReason, MemberState, Membership, Status};
+pub use plan::{ParsePlanIdError, Plan, PlanError, PlanId, PlannedMove, PlannedShare, Warning};
 pub use position::{InvalidPartitionCount, PartitionCount, PartitionId, Position};
 pub use ring::{Load, Preference, Ring};
+pub use spread::Spread;

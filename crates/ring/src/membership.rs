@@ -134,18 +134,7 @@ impl Membership {
     /// Applies the entries of a history in order.
     #[must_use]
     pub fn fold(history: &History) -> Self {
-        let mut fold = Fold::default();
-        for entry in history {
-            if let Err(reason) = fold.apply(entry) {
-                fold.ignored.push(Ignored { entry: entry.clone(), reason });
-            }
-        }
-        let Fold { founded, members, gone, others, ignored } = fold;
-        let (founding, ring) = match founded {
-            Some((founding, tokens)) => (Some(founding), tokens.ring()),
-            None => (None, Ring::empty(PartitionCount::default(), Self::DEFAULT_REPLICAS)),
-        };
-        Self { founding, members, gone, others, ignored, ring }
+        Fold::of(history).into_membership()
     }
 
     /// What [`replicas`](Self::replicas) says before the founding.
@@ -222,8 +211,9 @@ impl Membership {
     }
 }
 
-#[derive(Default)]
-struct Fold {
+/// A fold that can go on.
+#[derive(Clone, Default)]
+pub(crate) struct Fold {
     founded: Option<(Founding, EqualTokens)>,
     members: BTreeMap<NodeId, MemberState>,
     gone: BTreeMap<NodeId, Departure>,
@@ -232,7 +222,28 @@ struct Fold {
 }
 
 impl Fold {
-    fn apply(&mut self, entry: &Entry) -> Result<(), IgnoredReason> {
+    /// Applies the entries of a history in order.
+    pub(crate) fn of(history: &History) -> Self {
+        let mut fold = Self::default();
+        for entry in history {
+            if let Err(reason) = fold.apply(entry) {
+                fold.ignored.push(Ignored { entry: entry.clone(), reason });
+            }
+        }
+        fold
+    }
+
+    pub(crate) fn into_membership(self) -> Membership {
+        let Self { founded, members, gone, others, ignored } = self;
+        let (founding, ring) = match founded {
+            Some((founding, tokens)) => (Some(founding), tokens.ring()),
+            None => (None, Ring::empty(PartitionCount::default(), Membership::DEFAULT_REPLICAS)),
+        };
+        Membership { founding, members, gone, others, ignored, ring }
+    }
+
+    /// Applies one entry, whatever its time; or says why it has no effect.
+    pub(crate) fn apply(&mut self, entry: &Entry) -> Result<(), IgnoredReason> {
         match entry.change() {
             Change::Other { .. } => {
                 self.others.push(entry.clone());

@@ -13,6 +13,7 @@
 //! - [`checker`]: the promises, held against that history; [`replicas`], [`copies`]: what the nodes hold.
 //! - [`report`], [`log`]: what a person reads; [`shrink`]: less of it.
 //! - [`planted`]: bugs that the checker must catch.
+//! - [`scale`]: what membership costs as clusters grow.
 
 pub mod batch;
 pub mod buckets;
@@ -33,6 +34,7 @@ pub mod planted;
 pub mod replicas;
 pub mod report;
 pub mod run;
+pub mod scale;
 mod settled;
 pub mod shrink;
 pub mod workload;

@@ -2,18 +2,22 @@
 
 use std::{process::ExitCode, time::Duration, time::Instant};
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use dynkv_sim::{
     batch::{Batch, cores, run_all},
     plan::Plan,
     report::{Report, never},
     run::run,
+    scale::Scale,
     shrink::shrink,
 };
 
 /// Simulate whole clusters with faults, one from each seed, and check what the store promises.
 #[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// How many clusters.
     #[arg(long, default_value_t = 100)]
     seeds: usize,
@@ -40,11 +44,20 @@ struct Arguments {
     shrink_s: u64,
 }
 
+#[derive(Subcommand)]
+enum Command {
+    Scale(Scale),
+}
+
 /// From so many clusters on everything must have been seen to happen.
 const SOMETIMES_FROM: usize = 300;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(Command::Scale(scale)) = arguments.command {
+        scale.run();
+        return ExitCode::SUCCESS;
+    }
     let jobs = arguments.jobs.unwrap_or_else(cores);
     if arguments.planted {
         return planted(jobs, &arguments.bug);

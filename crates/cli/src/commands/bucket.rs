@@ -107,35 +107,32 @@ impl Set {
             }
             let what = format!("bucket set {}", self.bucket);
             client.propose(change.to_change(), vec![]).await.map_err(CliError::of(what))?;
-            self.wait_everywhere(&client).await;
+            wait_everywhere(&client).await;
             print(&self.bucket, client.view().buckets().get(&self.bucket), self.json)
         })
     }
 }
 
-impl Set {
-    /// Waits until every node that answers has the change, so that the next command finds it wherever it asks. A node that
-    /// is down learns it when it is back.
-    async fn wait_everywhere(&self, client: &Client) {
-        let deadline = Instant::now() + client.options().timeout;
-        loop {
-            // Others may change the history meanwhile: then theirs is what the nodes have.
-            let view = client.refresh().await.unwrap_or_else(|_| client.view());
-            let rows = ask_all(client, ANSWER_WITHIN).await;
-            let late = rows
-                .iter()
-                .filter(|row| row.answer.as_ref().is_ok_and(|status| status.view != view.digest()));
-            let late: Vec<String> = late.map(|row| row.info.id.to_string()).collect();
-            if late.is_empty() {
-                return;
-            }
-            if Instant::now() >= deadline {
-                let late = late.join(", ");
-                output::note(format_args!("the change is made; {late} will learn it from the other nodes"));
-                return;
-            }
-            sleep(ASK_EVERY).await;
+/// Waits until every node that answers has the change, so that the next command finds it wherever it asks. A node that
+/// is down learns it when it is back.
+pub(crate) async fn wait_everywhere(client: &Client) {
+    let deadline = Instant::now() + client.options().timeout;
+    loop {
+        // Others may change the history meanwhile: then theirs is what the nodes have.
+        let view = client.refresh().await.unwrap_or_else(|_| client.view());
+        let rows = ask_all(client, ANSWER_WITHIN).await;
+        let late =
+            rows.iter().filter(|row| row.answer.as_ref().is_ok_and(|status| status.view != view.digest()));
+        let late: Vec<String> = late.map(|row| row.info.id.to_string()).collect();
+        if late.is_empty() {
+            return;
         }
+        if Instant::now() >= deadline {
+            let late = late.join(", ");
+            output::note(format_args!("the change is made; {late} will learn it from the other nodes"));
+            return;
+        }
+        sleep(ASK_EVERY).await;
     }
 }
 

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use dynkv_net::Class;
 use dynkv_proto::{Admit, AdmitReply, Failure, FailureCode, Frame, Marks, PartitionMarks};
-use dynkv_ring::{Change, Entry, History, NodeId};
+use dynkv_ring::{Change, History, NodeId};
 use futures_util::future::join_all;
 use tokio::{
     sync::oneshot,
@@ -19,8 +19,8 @@ use tokio::{
 use super::marks::Written;
 use crate::{
     cluster::{NotServing, View},
-    gossip,
     planted::{self, Bug},
+    propose,
     shared::Shared,
     storage::{Apply, Done, Durability, Space, Storage, StorageError, write_durably},
 };
@@ -121,7 +121,7 @@ async fn admit(node: &Arc<Shared>) -> Result<bool, AdmitError> {
     let (me, disk) = (node.cluster.me.id, node.cluster.me.disk);
     let Some(state) = view.membership.member(&me) else { return Ok(false) };
     if state.disk != Some(disk) {
-        announce(node, &view, disk).await?;
+        announce(node, disk).await?;
         return Box::pin(admit(node)).await;
     }
     let is_first = state.first_disk == Some(disk);
@@ -139,19 +139,10 @@ async fn admit(node: &Arc<Shared>) -> Result<bool, AdmitError> {
 }
 
 /// Writes the disk into the history.
-async fn announce(node: &Arc<Shared>, view: &View, disk: u64) -> Result<(), AdmitError> {
-    let me = node.cluster.me.id;
-    let refused = |error: &dyn std::error::Error| AdmitError::History(error.to_string());
-    let time = node
-        .replica
-        .history_time(view.history.latest_time().unwrap_or(0))
-        .map_err(|error| refused(&error))?;
-    let entry =
-        Entry::new(time.as_u64(), me, Change::Disk { node: me, disk }).map_err(|error| refused(&error))?;
-    node.cluster.add_entry(entry.clone()).await.map_err(|error| refused(&error))?;
-    node.gossip.carry(entry);
-    gossip::tell_all(node);
-    Ok(())
+async fn announce(node: &Arc<Shared>, disk: u64) -> Result<(), AdmitError> {
+    let change = Change::Disk { node: node.cluster.me.id, disk };
+    let announced = propose::commit(node, &[change], |_| Ok(())).await;
+    announced.map(drop).map_err(|failure| AdmitError::History(failure.message))
 }
 
 /// Asks the other members. Returns what a majority of them have promised and seen decided.

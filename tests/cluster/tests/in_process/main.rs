@@ -8,6 +8,7 @@ mod hints;
 mod identity;
 mod listing;
 mod operators;
+mod plans;
 mod refusals;
 mod routing;
 mod security;

@@ -3,6 +3,7 @@
 use std::net::UdpSocket;
 
 use dynkv_tests::process::run;
+use serde_json::Value;
 
 use crate::fleet::Fleet;
 
@@ -87,4 +88,83 @@ fn a_member_that_does_not_answer_stops_a_founding() {
     let created = fleet.create();
     assert_eq!(created.code, Some(0), "{created:?}");
     assert!(fleet.address(2).starts_with("127.0.0.1:"));
+}
+
+#[test]
+fn changes_of_members_are_planned_applied_and_shown() {
+    let mut fleet = Fleet::start();
+    for key in ["a", "b", "c"] {
+        fleet.run(&["put", &format!("carts/{key}"), "2 apples", "-w", "3"]).ok();
+    }
+    // Ends when all nodes have the same history, with the disks of all: nothing moves it by itself from here on.
+    fleet.run(&["bucket", "set", "carts", "w=2"]).ok();
+    // Shown, and nothing done.
+    let join = ["cluster", "plan", "--join", "n4=127.0.0.1:1", "--zone", "n4=b"];
+    let shown = fleet.run(&join).ok();
+    assert!(shown.starts_with("n4 joins (weight 1, zone b)"), "{shown}");
+    assert!(shown.contains("FROM  TO  PARTITIONS  RECORDS"), "{shown}");
+    assert!(shown.contains("plan ") && shown.contains("nothing has been done"), "{shown}");
+    let plan = |args: &[&str]| -> Value {
+        let ran = fleet.run(&[&["cluster", "plan", "--json"], args].concat());
+        serde_json::from_str(&ran.ok()).unwrap()
+    };
+    let planned = plan(&["--join", "n4=127.0.0.1:1", "--partitions"]);
+    let of = |name: &str| planned[name].as_u64().unwrap();
+    assert!(
+        of("replicas_moved") >= of("replicas_moved_least") && of("replicas_moved_least") > 0,
+        "{planned}"
+    );
+    let copies =
+        planned["partitions"].as_array().unwrap().iter().map(|p| p["moves"].as_array().unwrap().len());
+    assert_eq!(copies.sum::<usize>() as u64, of("replicas_moved"));
+
+    // What would move data is refused by the nodes, for they cannot move it.
+    let id = planned["plan"].as_str().unwrap();
+    fleet.run(&["cluster", "apply", "--plan", id, "--join", "n4=127.0.0.1:1"]).fails(2, "may move data yet");
+    fleet.run(&["cluster", "apply", "--plan", id, "--join", "n4"]).fails(2, "may move data yet");
+    fleet.run(&["cluster", "apply", "--plan", id, "--join", "n5"]).fails(2, "not the changes of plan");
+    fleet.run(&["cluster", "plan", "--leave", "n3"]).fails(3, "let others join first");
+    fleet.run(&["cluster", "plan", "--leave", "n9"]).fails(2, "no such member");
+    fleet.run(&["cluster", "plan", "--weight", "n1=101"]).fails(2, "use 1 to 100");
+    fleet.run(&["cluster", "plan"]).fails(2, "nothing is to be changed");
+
+    // Who goes at once is typed out again.
+    let replace = ["--replace", "n3=n4"];
+    let planned = plan(&replace);
+    let apply = ["cluster", "apply", "--plan", planned["plan"].as_str().unwrap(), "--replace", "n3=n4"];
+    fleet.run(&apply).fails(2, "add --yes-remove n3");
+    fleet.run(&[&apply[..], &["--yes-remove", "n2"]].concat()).fails(2, "does not remove node n2");
+    fleet.run(&[&apply[..], &["--yes-remove", "n3"]].concat()).fails(2, "may move data yet");
+
+    // What moves nothing is done; a plan that was made before that comes too late.
+    let host = plan(&["--host", "n1=rack 7"]);
+    let late = plan(&["--host", "n2=rack-8"]);
+    let (host, late) = (host["plan"].as_str().unwrap(), late["plan"].as_str().unwrap());
+    let applied = fleet.run(&["cluster", "apply", "--plan", host, "--host", "n1=rack 7"]).ok();
+    assert!(
+        applied.contains("n1 is in zone default, host rack 7") && applied.contains("is applied"),
+        "{applied}"
+    );
+    fleet.run(&["cluster", "apply", "--plan", late, "--host", "n2=rack-8"]).fails(3, "plan again");
+    fleet.run(&["bucket", "set", "carts", "r=1"]).ok();
+    assert!(fleet.run(&["ring", "show"]).ok().contains("rack 7"));
+
+    let all: Value = serde_json::from_str(&fleet.run(&["cluster", "history", "--json"]).ok()).unwrap();
+    let mut kinds: Vec<&str> =
+        all["entries"].as_array().unwrap().iter().map(|e| e["entry"]["change"].as_str().unwrap()).collect();
+    assert_eq!(kinds.len(), 7, "{all}");
+    kinds.retain(|kind| *kind != "disk");
+    assert_eq!(kinds, ["found", "bucket", "place", "bucket"]);
+    assert!(all["entries"].as_array().unwrap().iter().all(|entry| entry["effect"] == true), "{all}");
+    let page = fleet.run(&["cluster", "history", "--after", "5", "--limit", "1"]).ok();
+    let lines: Vec<&str> = page.lines().collect();
+    assert!(lines[1].contains("n1 is in zone default, host rack 7") && lines[1].ends_with("yes"), "{page}");
+    assert!(lines[2].starts_with("7 entries") && lines[2].ends_with("--after 6"), "{page}");
+
+    // A node that is down: what it is known to keep, and what the others have, is said.
+    fleet.kill(2);
+    let dead = fleet.run(&["cluster", "plan", "--replace", "n3=n4", "--yes-remove", "n3"]);
+    dead.fails(2, "--yes-remove");
+    let dead = fleet.run(&["cluster", "plan", "--replace", "n3=n4"]).ok();
+    assert!(dead.contains("warning: no answer from n3") && dead.contains("most homes answer"), "{dead}");
 }

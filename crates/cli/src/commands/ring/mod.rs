@@ -74,7 +74,7 @@ impl Ring {
 }
 
 /// Before the founding there is no ring.
-fn check_founded(client: &Client) -> Result<(), CliError> {
+pub(crate) fn check_founded(client: &Client) -> Result<(), CliError> {
     if client.view().membership().founded() { Ok(()) } else { Err(CliError::Refused(summary(client))) }
 }
 

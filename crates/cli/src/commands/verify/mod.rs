@@ -108,7 +108,7 @@ fn is_refusal(row: &Row<VerifyReply>) -> bool {
 }
 
 /// Reads `8MiB`, `500kB`, `1000000`, each with or without `/s`.
-fn parse_rate(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_rate(text: &str) -> Result<u64, String> {
     let amount = text.strip_suffix("/s").unwrap_or(text);
     let digits = amount.len() - amount.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = amount.split_at(digits);

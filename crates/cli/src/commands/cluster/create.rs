@@ -1,9 +1,9 @@
-//! `dyn cluster`
+//! `dyn cluster create`
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use dynkv_client::proto::{Digest, NodeInfo, StatusReply};
 use dynkv_client::ring::{Change, Founding, History, PartitionCount};
 use dynkv_client::{Client, Error};
@@ -20,24 +20,12 @@ use crate::output;
 /// How often the members are asked whether they serve.
 const ASK_EVERY: Duration = Duration::from_millis(100);
 
-/// Found a cluster
-#[derive(Debug, Args)]
-pub(crate) struct Cluster {
-    #[command(subcommand)]
-    command: ClusterCommand,
-}
-
-#[derive(Debug, Subcommand)]
-enum ClusterCommand {
-    Create(Create),
-}
-
 /// Found the cluster, with nodes that were started and wait for it
 ///
 /// The founding goes to one of the members, from which the others learn it; this command waits until all serve. Takes an
 /// admin's cluster file (`dyn cert client NAME --role admin`).
 #[derive(Debug, Args)]
-struct Create {
+pub(super) struct Create {
     /// A founding member; may be repeated
     #[arg(long, required = true, value_name = "ID=HOST:PORT[,zone=Z][,host=H][,weight=W]")]
     member: Vec<MemberSpec>,
@@ -60,14 +48,6 @@ struct Create {
     connection: Connection,
 }
 
-impl Cluster {
-    pub(crate) fn run(self) -> Result<Exit, CliError> {
-        match self.command {
-            ClusterCommand::Create(create) => create.run(),
-        }
-    }
-}
-
 /// Each id and each address once.
 fn check_distinct(members: &[MemberSpec]) -> Result<(), CliError> {
     let (mut ids, mut addresses) = (BTreeSet::new(), BTreeSet::new());
@@ -85,7 +65,7 @@ fn check_distinct(members: &[MemberSpec]) -> Result<(), CliError> {
 }
 
 impl Create {
-    fn run(self) -> Result<Exit, CliError> {
+    pub(super) fn run(self) -> Result<Exit, CliError> {
         check_distinct(&self.member)?;
         let mut file = self.connection.file()?;
         // Before the founding no node knows another: the members themselves are the surest seeds.

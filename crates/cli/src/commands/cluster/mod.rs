@@ -1,0 +1,48 @@
+//! `dyn cluster`
+
+mod apply;
+mod changes;
+mod create;
+mod describe;
+mod estimate;
+mod history;
+mod plan;
+mod risk;
+mod show;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use crate::connection::block_on;
+use crate::error::CliError;
+use crate::exit::Exit;
+
+/// A node that is up answers sooner; waiting longer for one that is down helps nobody.
+const ANSWER_WITHIN: Duration = Duration::from_millis(2500);
+
+/// Found a cluster, plan and make changes of its members, and see those that were made
+#[derive(Debug, Args)]
+pub(crate) struct Cluster {
+    #[command(subcommand)]
+    command: ClusterCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ClusterCommand {
+    Create(create::Create),
+    Plan(plan::PlanCommand),
+    Apply(apply::Apply),
+    History(history::HistoryCommand),
+}
+
+impl Cluster {
+    pub(crate) fn run(self) -> Result<Exit, CliError> {
+        match self.command {
+            ClusterCommand::Create(create) => create.run(),
+            ClusterCommand::Plan(plan) => block_on(plan.run()),
+            ClusterCommand::Apply(apply) => block_on(apply.run()),
+            ClusterCommand::History(history) => block_on(history.run()),
+        }
+    }
+}
