@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use dynkv_proto::{Buckets, Digest, NodeInfo};
-use dynkv_ring::{Entry, History, HistoryFull, Membership, NodeId};
+use dynkv_ring::{Departure, Entry, History, HistoryFull, Membership, NodeId};
 use thiserror::Error;
 
 use crate::chain::Chain;
@@ -165,6 +165,14 @@ impl Cluster {
         let membership = &view.membership;
         if !membership.founded() {
             return Err(NotServing::NotFounded { cluster: self.name.clone() });
+        }
+        if let Some(departure) = membership.departure(&self.me.id) {
+            let how = match departure {
+                Departure::Left => "has left".into(),
+                Departure::Removed => "was removed from".into(),
+                Departure::Replaced(by) => format!("was replaced by {by} in"),
+            };
+            return Err(NotServing::Gone { node: self.me.id, cluster: self.name.clone(), how });
         }
         if membership.member(&self.me.id).is_none() {
             return Err(NotServing::NotMember {
@@ -380,9 +388,21 @@ pub enum NotServing {
         /// This node.
         node: NodeId,
     },
+    /// It is a member no more.
+    #[error(
+        "node {node} {how} cluster {cluster}, and an id that is gone never comes back: stop it; to have this machine in the cluster, start a node with another id on an empty disk"
+    )]
+    Gone {
+        /// This node.
+        node: NodeId,
+        /// The cluster.
+        cluster: String,
+        /// What has happened to it.
+        how: String,
+    },
     /// The cluster was founded without this node.
     #[error(
-        "node {node} is not a member of cluster {cluster} (members: {members}): this version cannot join a running cluster, start one of its members"
+        "node {node} is not a member of cluster {cluster} yet (members: {members}): let it join with `dyn cluster plan --join {node}`, then `dyn cluster apply`"
     )]
     NotMember {
         /// This node.

@@ -148,7 +148,7 @@ pub struct Node {
 /// one that is started after it.
 struct Tasks {
     gossip: Arc<Gossiper>,
-    handles: [JoinHandle<()>; 16],
+    handles: [JoinHandle<()>; 17],
 }
 
 impl Drop for Tasks {
@@ -290,6 +290,7 @@ impl Node {
             tokio::spawn(chain::run(shared.clone())),
             tokio::spawn(chain::hand_over::run(shared.clone())),
             tokio::spawn(chain::learn::run(shared.clone())),
+            tokio::spawn(chain::leave::run(shared.clone())),
         ];
         let tasks = Tasks { gossip: shared.gossip.clone(), handles };
         Ok(Node { shared, endpoint, tasks })

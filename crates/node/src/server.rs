@@ -430,7 +430,7 @@ fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
 
 fn hint_failure(node: &Shared, error: &HintError) -> Failure {
     match error {
-        HintError::Full { .. } => {
+        HintError::Full { .. } | HintError::Leaving => {
             Failure::not_done(FailureCode::HintsFull, format!("node {}: {error}", node.cluster.me.id))
         }
         HintError::Refused(refused) => take_failure(node, refused),

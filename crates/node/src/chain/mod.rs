@@ -2,7 +2,7 @@
 //! ([`target`]), the chain where it is. The argument, and the interleavings that break simpler forms, are in docs/architecture.md, "Moving data".
 //!
 //! `book` is what this node knows and has promised; `answer` a member's side of a change, `change` a proposer's; `learn` how a node gets ready to be
-//! a member, `hand_over` how it gives up what it need not hold; `spread` makes configurations known.
+//! a member, `hand_over` how it gives up what it need not hold, `leave` how it goes; `spread` makes configurations known.
 //!
 //! # Invariants
 //!
@@ -18,6 +18,7 @@ mod book;
 mod change;
 pub(crate) mod hand_over;
 pub(crate) mod learn;
+pub(crate) mod leave;
 pub(crate) mod spread;
 mod target;
 

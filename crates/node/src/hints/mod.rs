@@ -48,6 +48,8 @@ use crate::{
 pub(crate) enum HintError {
     #[error("{bytes} bytes of hints are kept, the limit is {limit}: another node must keep this one")]
     Full { bytes: u64, limit: u64 },
+    #[error("this node is leaving and keeps no more hints: another node must keep this one")]
+    Leaving,
     #[error(transparent)]
     Refused(TakeError),
     #[error(transparent)]
@@ -131,6 +133,8 @@ pub(crate) struct Hints {
     next_sequence: AtomicU64,
     /// Hints whose turn cannot be read: for whom they are is not known.
     unreadable: AtomicU64,
+    /// Whether no more are taken.
+    closed: AtomicBool,
     pub(crate) limit_bytes: u64,
     /// Told when there is a first hint for some target, or when an operator wants them delivered now.
     pub(crate) wake: Notify,
@@ -154,6 +158,7 @@ impl Hints {
             writes: AtomicU64::new(0),
             next_sequence: AtomicU64::new(1),
             unreadable: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
             limit_bytes,
             wake: Notify::new(),
             outcomes: Mutex::default(),
@@ -210,6 +215,11 @@ impl Hints {
     fn book(&self) -> MutexGuard<'_, BTreeMap<NodeId, Totals>> {
         // Counting is plain arithmetic: a panic elsewhere leaves nothing half done.
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes no more hints from here on.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
     }
 
     /// What is kept for each target.
@@ -297,6 +307,9 @@ impl Hints {
             Some(hint) => (hint.sequence, hint.since_ms),
             None => (self.next_sequence.fetch_add(1, Ordering::Relaxed), now_ms),
         };
+        if before.is_none() && self.closed.load(Ordering::SeqCst) {
+            return Err(HintError::Leaving);
+        }
         let old_bytes = before.map_or(0, |hint| hint.record.state.len() as i64);
         let bytes = record.state.len() as i64;
         let kept: u64 = self.book().values().map(|totals| totals.bytes).sum();
