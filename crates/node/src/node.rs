@@ -10,7 +10,7 @@ use std::{
 
 use dynkv_net::{BindError, Endpoint, Identity, Options};
 use dynkv_proto::{Failure, NodeInfo};
-use dynkv_ring::{Change, Founding, NodeId, PartitionId};
+use dynkv_ring::{Change, Founding, Membership, NodeId, PartitionId};
 use thiserror::Error;
 use tokio::{
     sync::Semaphore,
@@ -373,6 +373,17 @@ impl Node {
             }
             changed.changed().await;
         }
+    }
+
+    /// What its history says of the members of the cluster.
+    pub fn membership(&self) -> Membership {
+        self.shared.cluster.view().membership.clone()
+    }
+
+    /// A partition that is not where it should be, as far as this node knows: not served by the ring's homes, or held here for nothing. A node that is no
+    /// member knows of none.
+    pub fn misplaced(&self) -> Option<PartitionId> {
+        chain::misplaced(&self.shared)
     }
 
     /// The root of the Merkle tree over each partition that this node is a home of; `None` while the tree is being built.

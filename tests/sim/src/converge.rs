@@ -5,7 +5,6 @@ use std::{
     time::Duration,
 };
 
-use dynkv_client::Client;
 use dynkv_ring::{NodeId, PartitionId, Position};
 use tokio::time::Instant;
 
@@ -22,11 +21,11 @@ const QUIET: Duration = Duration::from_secs(20);
 const IDLE_BYTES_MAX: u64 = 100;
 
 /// Waits until the homes are equal, then looks whether nothing moves.
-pub(crate) async fn without_reads(world: &mut World, plan: &Plan, client: &Client) -> Result<(), Violation> {
-    become_equal(world, plan.nodes, client).await?;
+pub(crate) async fn without_reads(world: &mut World, plan: &Plan) -> Result<(), Violation> {
+    become_equal(world, plan.nodes).await?;
     if plan.grace_ms.is_some() {
         settled::everywhere(world, plan.nodes).await?;
-        become_equal(world, plan.nodes, client).await?;
+        become_equal(world, plan.nodes).await?;
     }
     // Comparisons that are under way have seen how it was before.
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -38,9 +37,9 @@ pub(crate) async fn without_reads(world: &mut World, plan: &Plan, client: &Clien
     quiet_between(&before, &after, &world.counters())
 }
 
-async fn become_equal(world: &mut World, nodes: usize, client: &Client) -> Result<(), Violation> {
+async fn become_equal(world: &mut World, nodes: usize) -> Result<(), Violation> {
     let begun = Instant::now();
-    while let Err(what) = all_equal(world, nodes, client) {
+    while let Err(what) = all_equal(world, nodes) {
         if begun.elapsed() >= EQUAL_WITHIN {
             let promise = "after healing replicas become equal without traffic";
             return Err(Violation { promise, key: None, what });
@@ -51,8 +50,8 @@ async fn become_equal(world: &mut World, nodes: usize, client: &Client) -> Resul
     Ok(())
 }
 
-fn all_equal(world: &World, nodes: usize, client: &Client) -> Result<(), String> {
-    let view = client.view();
+fn all_equal(world: &World, nodes: usize) -> Result<(), String> {
+    let view = world.membership();
     let ring = view.ring();
     for ((bucket, key), replicas) in replicas::all(world, nodes) {
         let homes = ring.homes(Position::of(&bucket, key.as_bytes()).partition(ring.partitions()));

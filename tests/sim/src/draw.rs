@@ -9,8 +9,11 @@ use crate::{
     disk::{Operation, Trouble},
     history::Key,
     network::{Latency, Weather},
-    plan::{Fault, Kind, Place, Plan, SessionPlan, WARM_UP_MS_MIN, What, Work},
+    plan::{Fault, Kind, MemberChange, Place, Plan, SessionPlan, WARM_UP_MS_MIN, What, Work},
 };
+
+/// From this seed on members change in every third plan. Those below have been kept for what was found with them, when members did not.
+const MOVING_SEEDS: u64 = 1_000_000;
 
 impl Plan {
     /// The plan of `seed`, with some of all kinds of faults.
@@ -29,6 +32,7 @@ impl Plan {
         let mut plan = Plan {
             seed,
             nodes,
+            spares: 0,
             two_disks: kinds.iter().any(|kind| kind.loses_disk()),
             grace_ms: draw_grace(seed),
             keys: draw_keys(&mut random),
@@ -38,7 +42,47 @@ impl Plan {
             faults: Vec::new(),
         };
         plan.draw_faults(&mut random, kinds);
+        if seed >= MOVING_SEEDS && seed.is_multiple_of(3) {
+            plan.draw_changes();
+        }
         plan
+    }
+
+    /// Changes of members, by a generator of their own. Three are left at any time, and one disk is lost at most.
+    pub fn draw_changes(&mut self) {
+        let mut random = StdRng::seed_from_u64(self.seed ^ 0x6d6f_7665);
+        let mut active: Vec<usize> = (0..self.nodes).collect();
+        let spares = random.random_range(1..=3);
+        let mut unused: Vec<usize> = (self.nodes..self.nodes + spares).collect();
+        self.nodes += spares;
+        self.spares += spares;
+        let mut at_ms = 0;
+        for _ in 0..random.random_range(1..=5) {
+            at_ms += random.random_range(100..self.duration_ms / 3);
+            let mut take = |from: &mut Vec<usize>| from.swap_remove(random.random_range(0..from.len()));
+            let may_die = !self.loses_disk();
+            let change = match at_ms % 5 {
+                0 | 1 if !unused.is_empty() => {
+                    let joins = unused.remove(0);
+                    active.push(joins);
+                    MemberChange::Join(joins)
+                }
+                2 if active.len() > 3 => MemberChange::Leave(take(&mut active)),
+                3 if active.len() > 3 && may_die => MemberChange::Remove(take(&mut active)),
+                4 if !unused.is_empty() && may_die => {
+                    let (old, new) = (take(&mut active), unused.remove(0));
+                    active.push(new);
+                    MemberChange::Replace(old, new)
+                }
+                _ => {
+                    let node = take(&mut active);
+                    active.push(node);
+                    MemberChange::Weight(node, random.random_range(1..=5))
+                }
+            };
+            self.two_disks |= change.victim().is_some();
+            self.faults.push(Fault { at_ms, lasts_ms: 0, what: What::Change(change) });
+        }
     }
 
     fn draw_faults(&mut self, random: &mut StdRng, kinds: &[Kind]) {
@@ -99,6 +143,7 @@ fn draw_keys(random: &mut StdRng) -> Vec<Key> {
 fn draw_what(kind: Kind, random: &mut StdRng, nodes: usize, sessions: usize, at_ms: u64) -> What {
     let node = random.random_range(0..nodes);
     match kind {
+        Kind::Change => What::Change(MemberChange::Weight(node, random.random_range(1..=5))),
         Kind::Kill => What::Kill(node),
         Kind::PowerLoss => What::PowerLoss(node),
         Kind::Blackout => What::Blackout,

@@ -2,13 +2,16 @@
 
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
+use dynkv_client::{Client, Error};
 use dynkv_node::storage::Space;
-use tokio::time::Instant;
+use dynkv_proto::FailureCode;
+use dynkv_ring::{Change, Member};
+use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     disk::{Snapshot, Speed},
     network::Weather,
-    plan::{Fault, Kind, Place, Plan, What},
+    plan::{Fault, Kind, MemberChange, Place, Plan, What},
     report::Sightings,
     world::World,
 };
@@ -27,6 +30,9 @@ pub(crate) struct Nemesis<'a> {
     nodes: usize,
     /// Where the sessions' clients live.
     clients: BTreeMap<usize, IpAddr>,
+    /// Who changes the members, and what is under way.
+    operator: Client,
+    changes: Vec<JoinHandle<()>>,
     /// By the fault that needs or made them.
     copies: BTreeMap<usize, Snapshot>,
     doubles: BTreeMap<usize, usize>,
@@ -35,11 +41,13 @@ pub(crate) struct Nemesis<'a> {
 }
 
 impl<'a> Nemesis<'a> {
-    pub(crate) fn new(plan: &'a Plan, clients: BTreeMap<usize, IpAddr>) -> Nemesis<'a> {
+    pub(crate) fn new(plan: &'a Plan, clients: BTreeMap<usize, IpAddr>, operator: Client) -> Nemesis<'a> {
         Nemesis {
             faults: &plan.faults,
             nodes: plan.nodes,
             clients,
+            operator,
+            changes: Vec::new(),
             copies: BTreeMap::new(),
             doubles: BTreeMap::new(),
             cuts: BTreeMap::new(),
@@ -150,6 +158,14 @@ impl<'a> Nemesis<'a> {
                 let spoilt = world.hosts[*node].disk.rot(Space::Records, *one_in);
                 world.log.note(format!("a bit flips in {spoilt} records"));
             }
+            What::Change(change) => {
+                if let Some(victim) = change.victim() {
+                    world.kill(victim);
+                    world.gone.insert(victim);
+                }
+                let change = change_of(world, *change);
+                self.changes.push(tokio::spawn(propose(self.operator.clone(), change)));
+            }
             What::Drift(node, one_in) => {
                 let disk = &world.hosts[*node].disk;
                 let spoilt = disk.rot(Space::Digests, *one_in) + disk.forget(Space::Digests, *one_in);
@@ -197,7 +213,7 @@ impl<'a> Nemesis<'a> {
             What::FullDisk(node) => world.hosts[*node].disk.set_full(false),
             What::Clock(node, _) => world.set_skew(*node, 0),
             // Whoever notices mends it.
-            What::Rot(..) | What::Drift(..) => {}
+            What::Rot(..) | What::Drift(..) | What::Change(_) => {}
             What::Clone(_) => {
                 if let Some(double) = self.doubles.remove(&index) {
                     world.kill(double);
@@ -223,9 +239,16 @@ impl<'a> Nemesis<'a> {
     }
 
     fn revive(&mut self, world: &mut World, node: usize) {
-        if !world.is_up(node) {
+        if !world.is_up(node) && !world.gone.contains(&node) {
             world.start(node);
             self.sighted("restarts");
+        }
+    }
+
+    /// Waits until every change has been taken.
+    pub(crate) async fn changes_are_taken(&mut self) {
+        for change in std::mem::take(&mut self.changes) {
+            change.await.expect("an operator does not panic");
         }
     }
 
@@ -236,7 +259,7 @@ impl<'a> Nemesis<'a> {
         for double in std::mem::take(&mut self.doubles).into_values() {
             world.kill(double);
         }
-        for node in 0..self.nodes {
+        for node in (0..self.nodes).filter(|node| !world.gone.contains(node)).collect::<Vec<_>>() {
             let disk = &world.hosts[node].disk;
             disk.set_speed(Speed::USUAL);
             disk.set_full(false);
@@ -248,6 +271,28 @@ impl<'a> Nemesis<'a> {
             if !world.is_up(node) {
                 world.start(node);
             }
+        }
+    }
+}
+
+fn change_of(world: &World, change: MemberChange) -> Change {
+    let id = |node: usize| world.hosts[node].id;
+    match change {
+        MemberChange::Join(node) => Change::Join(Member::new(id(node))),
+        MemberChange::Leave(node) => Change::Leave(id(node)),
+        MemberChange::Remove(node) => Change::Remove(id(node)),
+        MemberChange::Replace(old, new) => Change::Replace { old: id(old), new: Member::new(id(new)) },
+        MemberChange::Weight(node, weight) => Change::Weight { node: id(node), weight },
+    }
+}
+
+/// Proposes a change until somebody takes it, or says that it makes no sense.
+async fn propose(operator: Client, change: Change) {
+    loop {
+        match operator.propose(change.clone(), Vec::new()).await {
+            Ok(_) => return,
+            Err(Error::NotDone { code: FailureCode::Invalid, .. }) => return,
+            Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
         }
     }
 }

@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use dynkv_client::Client;
-use dynkv_ring::{NodeId, Position};
+
+use dynkv_ring::{Membership, NodeId, Position, Status};
 use tokio::time::Instant;
 
 use crate::{
@@ -27,6 +27,9 @@ const READABLE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Longer than a put's deadline and a hint's together.
 const LINGERING: Duration = Duration::from_secs(16);
+
+/// Within this time after all faults are over partitions are where the ring wants them.
+const PLACED_WITHIN: Duration = Duration::from_secs(120);
 
 /// Within this time after all faults are over every hint has found its target.
 const DELIVERED_WITHIN: Duration = Duration::from_secs(60);
@@ -58,9 +61,10 @@ pub(crate) async fn read_all(
     let history = Arc::new(Mutex::new(History::default()));
     let mut session = Session::new(99, client.clone(), Vec::new(), history.clone(), world.log.clone(), seed);
     let mut repairs = Vec::new();
+    partitions_arrive(world).await?;
     hints_are_delivered(world).await?;
     if world.anti_entropy {
-        converge::without_reads(world, plan, &client).await?;
+        converge::without_reads(world, plan).await?;
     }
     for round in 0..2 {
         if round == 1 && plan.grace_ms.is_some() && !world.anti_entropy {
@@ -76,7 +80,7 @@ pub(crate) async fn read_all(
     }
     let mut records = replicas::all(world, nodes);
     let held = held_versions(&records, keys);
-    homes_are_equal(&mut records, &client, keys)?;
+    homes_are_equal(&mut records, &world.membership(), keys)?;
     if repairs[1] > 0 {
         return Err(Violation {
             promise: "after healing and one read of each key there is nothing to repair",
@@ -87,6 +91,26 @@ pub(crate) async fn read_all(
     nothing_is_left_behind(world)?;
     let gets = std::mem::take(&mut lock(&history).gets);
     Ok(Last { held, gets: gets.into_iter().skip(keys.len()).collect(), repairs: repairs[0] })
+}
+
+/// Every partition is where the ring wants it, and nowhere else, and who was to leave has left.
+async fn partitions_arrive(world: &mut World) -> Result<(), Violation> {
+    let begun = Instant::now();
+    loop {
+        world.restart_refused();
+        let members = world.membership();
+        let leaving = members.members().find(|state| state.status == Status::Leaving);
+        let away = world.running().find_map(|(id, node)| Some((id, node.misplaced()?)));
+        let what = match (leaving, away) {
+            (None, None) => return Ok(()),
+            (Some(state), _) => format!("{} has not left", state.member.id),
+            (None, Some((node, partition))) => format!("partition {partition} is not, for {node}"),
+        };
+        if begun.elapsed() >= PLACED_WITHIN {
+            return Err(Violation { promise: "after healing partitions get to where they should be", key: None, what });
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
 }
 
 /// Without any traffic.
@@ -148,8 +172,7 @@ fn held_versions(records: &Records, keys: &[Key]) -> Vec<HeldVersion> {
     versions.collect()
 }
 
-fn homes_are_equal(records: &mut Records, client: &Client, keys: &[Key]) -> Result<(), Violation> {
-    let view = client.view();
+fn homes_are_equal(records: &mut Records, view: &Membership, keys: &[Key]) -> Result<(), Violation> {
     for key in keys {
         let held = records.remove(&(key.bucket.name().into(), key.name.clone())).unwrap_or_default();
         let partition =

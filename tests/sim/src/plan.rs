@@ -11,8 +11,10 @@ use crate::{buckets::Bucket, disk::Trouble, history::Key, network::Weather, work
 pub struct Plan {
     /// For all that is too small to be planned: the fates of datagrams, certificates, what crashes lose.
     pub seed: u64,
-    /// Nodes of the cluster, three of them homes of each key.
+    /// Nodes, three of them homes of each key.
     pub nodes: usize,
+    /// The last so many of them are no members of the cluster at first.
+    pub spares: usize,
     /// Whether every bucket that can writes to two disks: needed when a disk may be lost.
     pub two_disks: bool,
     /// How long keys rest before their tombstones and old context entries may go; the default of a day, if it is not said.
@@ -105,6 +107,33 @@ pub enum What {
     Rot(usize, u32),
     /// A node's digest index loses or changes about one of so many entries: nobody knows how.
     Drift(usize, u32),
+    /// An operator changes the members.
+    Change(MemberChange),
+}
+
+/// What an operator does to the members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MemberChange {
+    /// A node joins.
+    Join(usize),
+    /// A node leaves.
+    Leave(usize),
+    /// A node is killed for ever, and removed.
+    Remove(usize),
+    /// A node is killed for ever, and another one takes its place.
+    Replace(usize, usize),
+    /// A node gets another weight.
+    Weight(usize, u32),
+}
+
+impl MemberChange {
+    /// The node that is killed for ever.
+    pub fn victim(self) -> Option<usize> {
+        match self {
+            MemberChange::Remove(node) | MemberChange::Replace(node, _) => Some(node),
+            _ => None,
+        }
+    }
 }
 
 /// An end of a link.
@@ -138,10 +167,11 @@ pub enum Kind {
     Clone,
     Rot,
     Drift,
+    Change,
 }
 
 impl Kind {
-    /// All of them.
+    /// All of them but changes of members, which are drawn by themselves.
     pub const ALL: [Kind; 18] = [
         Kind::Kill,
         Kind::PowerLoss,
@@ -189,11 +219,20 @@ impl Kind {
             Kind::Clone => "cloned disks",
             Kind::Rot => "rotten disks",
             Kind::Drift => "drifted indexes",
+            Kind::Change => "changes of members",
         }
     }
 }
 
 impl What {
+    /// Whether it costs a disk, or some of one.
+    pub fn loses_disk(&self) -> bool {
+        match self {
+            What::Change(change) => change.victim().is_some(),
+            other => other.kind().loses_disk(),
+        }
+    }
+
     /// Its kind.
     pub fn kind(&self) -> Kind {
         match self {
@@ -215,6 +254,7 @@ impl What {
             What::Clone(_) => Kind::Clone,
             What::Rot(..) => Kind::Rot,
             What::Drift(..) => Kind::Drift,
+            What::Change(_) => Kind::Change,
         }
     }
 }
@@ -228,6 +268,7 @@ impl Plan {
         Plan {
             seed,
             nodes,
+            spares: 0,
             two_disks: false,
             grace_ms: None,
             keys: Vec::new(),
@@ -240,7 +281,7 @@ impl Plan {
 
     /// With a fault more.
     pub fn fault(mut self, at_ms: u64, lasts_ms: u64, what: What) -> Plan {
-        self.two_disks |= what.kind().loses_disk();
+        self.two_disks |= what.loses_disk();
         self.faults.push(Fault { at_ms, lasts_ms, what });
         self
     }
@@ -310,7 +351,19 @@ impl Plan {
 
     /// Whether a disk is lost.
     pub fn loses_disk(&self) -> bool {
-        self.has(Kind::loses_disk)
+        self.faults.iter().any(|fault| fault.what.loses_disk())
+    }
+
+    /// Whether the members change.
+    pub fn moves(&self) -> bool {
+        self.has(|kind| kind == Kind::Change)
+    }
+
+    /// With so many nodes more that are no members at first.
+    pub fn spares(mut self, spares: usize) -> Plan {
+        self.nodes += spares;
+        self.spares += spares;
+        self
     }
 
     /// Whether nodes compare their replicas. In every other plan they do not: comparisons mend what hints and reads should have
@@ -407,6 +460,15 @@ impl fmt::Display for What {
             What::Drift(index, one_in) => {
                 write!(f, "one of {one_in} entries of the digest index of {} goes wrong", node(*index))
             }
+            What::Change(MemberChange::Join(index)) => write!(f, "{} joins", node(*index)),
+            What::Change(MemberChange::Leave(index)) => write!(f, "{} leaves", node(*index)),
+            What::Change(MemberChange::Remove(index)) => write!(f, "{} dies and is removed", node(*index)),
+            What::Change(MemberChange::Replace(old, new)) => {
+                write!(f, "{} dies and is replaced by {}", node(*old), node(*new))
+            }
+            What::Change(MemberChange::Weight(index, weight)) => {
+                write!(f, "{} gets the weight {weight}", node(*index))
+            }
         }
     }
 }
@@ -422,9 +484,10 @@ impl fmt::Display for Plan {
         let keys: Vec<String> = self.keys.iter().map(ToString::to_string).collect();
         writeln!(
             f,
-            "seed {}: {} nodes, warm for {} ms, at work for {} ms, keys {}{}",
+            "seed {}: {} nodes, {} of them spare, warm for {} ms, at work for {} ms, keys {}{}",
             self.seed,
             self.nodes,
+            self.spares,
             self.warm_up_ms,
             self.duration_ms,
             keys.join(" "),

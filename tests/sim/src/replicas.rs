@@ -46,10 +46,11 @@ pub fn of_key(world: &World, nodes: usize, key: &Key) -> Vec<Replica> {
     all(world, nodes).remove(&(key.bucket.name().to_owned(), key.name.clone())).unwrap_or_default()
 }
 
-/// All records of the first `nodes` hosts but those that cannot be read.
+/// All records of the first `nodes` hosts but those that cannot be read, and but those that are gone.
 pub fn all(world: &World, nodes: usize) -> Records {
     let mut found = Records::new();
-    for host in world.hosts.iter().take(nodes) {
+    let left = world.hosts.iter().take(nodes).enumerate().filter(|(index, _)| !world.gone.contains(index));
+    for (_, host) in left {
         for (key, record) in host.disk.content(Space::Records, &[]) {
             let name = split(&key).expect("nothing spoils the keys of records");
             found.entry(name).or_default().extend(decode(host.id, &record));

@@ -103,7 +103,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     for line in plan.to_string().lines() {
         world.log.note(line);
     }
-    world.found(PARTITIONS, REPLICAS).await;
+    world.found(PARTITIONS, REPLICAS, plan.spares).await;
     let admin = world.client(Duration::from_secs(10)).await;
     set_buckets(&admin, plan).await;
     tokio::time::sleep(Duration::from_millis(plan.warm_up_ms)).await;
@@ -117,7 +117,8 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         let keys = [&plan.keys[..], &Plan::own_keys(session.number)].concat();
         let mut worker =
             Session::new(session.number, client, keys, history.clone(), world.log.clone(), session.seed);
-        worker.copies = Some(Copies::new(&world, plan.nodes));
+        // While partitions move, their homes are not those of the ring.
+        worker.copies = (!plan.moves()).then(|| Copies::new(&world, plan.nodes));
         sessions.push((session, worker));
     }
     let begin = Instant::now();
@@ -126,13 +127,14 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         .into_iter()
         .map(|(plan, session)| tokio::spawn(work(plan.clone(), session, until)))
         .collect();
-    let mut nemesis = Nemesis::new(plan, clients);
+    let mut nemesis = Nemesis::new(plan, clients, admin);
     nemesis.work(&mut world, begin, until).await;
     let restart = random.random_bool(0.5);
     nemesis.heal(&mut world, restart);
     for session in sessions {
         session.await.expect("a session does not panic");
     }
+    nemesis.changes_are_taken().await;
     let keys = plan.all_keys();
     let healed = heal::read_all(&mut world, plan, &keys, random.next_u64()).await;
     let history = history.lock().unwrap_or_else(PoisonError::into_inner).clone();

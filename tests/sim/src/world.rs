@@ -1,7 +1,7 @@
 //! Hosts: clocks, disks, addresses, and the nodes and clients on them.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
@@ -19,7 +19,7 @@ use dynkv_net::{
 };
 use dynkv_node::{Env, Node, NotServing, Parts};
 use dynkv_proto::NodeInfo;
-use dynkv_ring::{Founding, Member, NodeId, PartitionCount};
+use dynkv_ring::{Founding, Member, Membership, NodeId, PartitionCount};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
@@ -63,6 +63,8 @@ pub struct World {
     pub log: Log,
     /// Whether nodes that are started compare their replicas.
     pub anti_entropy: bool,
+    /// Hosts, by their index, that are gone for ever.
+    pub gone: BTreeSet<usize>,
     /// Sums of the counters of all nodes that have ended, by name.
     counters: BTreeMap<String, u64>,
     authority: CertificateAuthority,
@@ -96,6 +98,7 @@ impl World {
             hosts,
             log: Log::new(start),
             anti_entropy: true,
+            gone: BTreeSet::new(),
             counters: BTreeMap::new(),
             authority,
             random,
@@ -145,18 +148,19 @@ impl World {
         self.log.note(format!("{} starts at {}, boot {}", host.id, host.address, label.boots));
     }
 
-    /// Starts every node and founds the cluster with all of them.
-    pub async fn found(&mut self, partitions: u32, replicas: u8) {
+    /// Starts every node and founds the cluster with all of them but the last `spares`.
+    pub async fn found(&mut self, partitions: u32, replicas: u8, spares: usize) {
+        let founding_members = self.hosts.len() - spares;
         (0..self.hosts.len()).for_each(|index| self.start(index));
         let founding = Founding {
             cluster: CLUSTER.into(),
             partitions: PartitionCount::new(partitions).expect("a power of two"),
             replicas,
-            members: self.hosts.iter().map(|host| Member::new(host.id)).collect(),
+            members: self.hosts.iter().take(founding_members).map(|host| Member::new(host.id)).collect(),
         };
         let first = &self.hosts[0].process.as_ref().expect("just started").node;
         first.found(founding, Vec::new()).await.expect("a cluster is founded once");
-        for host in &self.hosts {
+        for host in self.hosts.iter().take(founding_members) {
             let node = &host.process.as_ref().expect("just started").node;
             tokio::time::timeout(Duration::from_secs(30), node.serving())
                 .await
@@ -270,6 +274,12 @@ impl World {
             add_counters(&mut counters, &process.node);
         }
         counters
+    }
+
+    /// What the longest history of a running node says of the members.
+    pub fn membership(&self) -> Membership {
+        let all = self.running().map(|(_, node)| node.membership());
+        all.max_by_key(|membership| membership.members().len() + 2 * membership.gone().len()).expect("some node runs")
     }
 
     /// The nodes that run.

@@ -22,7 +22,7 @@ fn heals(keys: usize, within: Duration) {
         .expect("a runtime without I/O is memory only");
     runtime.block_on(async {
         let mut world = World::new(7, 3);
-        world.found(64, 3).await;
+        world.found(64, 3, 0).await;
         let client = world.client(Duration::from_secs(30)).await;
         let put = |number: usize| {
             let (client, value) = (&client, Bytes::from(vec![b'v'; VALUE_BYTES]));

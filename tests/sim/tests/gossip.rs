@@ -18,7 +18,7 @@ fn simulated<F: Future<Output = ()>>(test: impl FnOnce() -> F) {
 
 async fn founded(seed: u64, nodes: u8) -> (World, Client) {
     let mut world = World::new(seed, nodes);
-    world.found(8, 3).await;
+    world.found(8, 3, 0).await;
     let client = world.client(Duration::from_secs(2)).await;
     sleep(Duration::from_secs(20)).await;
     (world, client)

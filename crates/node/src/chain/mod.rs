@@ -137,6 +137,18 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
     }
 }
 
+/// A partition that is not where it should be.
+pub(crate) fn misplaced(node: &Shared) -> Option<PartitionId> {
+    let view = node.cluster.view();
+    let me = node.cluster.me.id;
+    view.membership.member(&me)?;
+    view.membership.partitions().ids().find(|partition| {
+        let (members, target) = (node.chain.members(*partition), target(&view, *partition));
+        let is_there = members.holders.len() == target.len() && target.iter().all(|holder| members.holders.contains(holder));
+        !is_there || node.chain.holds(partition.0) != members.homes.contains(&me) || node.chain.is_sealed(partition.0)
+    })
+}
+
 fn is_up(node: &Shared, other: &NodeId) -> bool {
     *other == node.cluster.me.id || node.peers.is_reachable(*other)
 }
