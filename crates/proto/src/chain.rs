@@ -148,5 +148,7 @@ message! {
     CHAIN_READY_REPLY, ChainReadyReply {
         /// The partitions.
         partitions: Vec<u32>,
+        /// The node's disk, if a majority of the members knows of it. Whatever disk it had before serves nobody any more.
+        disk: Option<u64>,
     }
 }

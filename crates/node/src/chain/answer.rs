@@ -33,7 +33,8 @@ pub(crate) async fn join(node: &Arc<Shared>, request: ChainJoin) -> Result<Chain
 }
 
 pub(crate) fn ready(node: &Shared, request: &ChainReady) -> ChainReadyReply {
-    ChainReadyReply { partitions: learn::ready(node, &request.partitions) }
+    let disk = node.chain.is_confirmed().then_some(node.cluster.me.disk);
+    ChainReadyReply { partitions: learn::ready(node, &request.partitions), disk }
 }
 
 fn storage_failure(node: &Shared, error: &StorageError) -> Failure {

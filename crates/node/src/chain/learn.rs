@@ -61,9 +61,17 @@ pub(crate) async fn run(node: Arc<Shared>) {
                 let node = &node;
                 passes.push(async move {
                     match entropy::learn(node, peer, &partitions).await {
-                        Ok(learned) => node.learned.read(peer, learned),
+                        Ok(learned) => {
+                            let all = learned.len() == partitions.len();
+                            node.learned.read(peer, learned);
+                            if all {
+                                return peer;
+                            }
+                        }
                         Err(error) => tracing::debug!(%peer, %error, "a member was not read to the end"),
                     }
+                    // It may be building its trees.
+                    tokio::time::sleep(PERIOD).await;
                     peer
                 });
             }

@@ -105,15 +105,15 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
     if proposals.is_empty() {
         return;
     }
-    let ready = ask_ready(node, &proposals).await;
-    if std::env::var("CHAIN").is_ok() { eprintln!("{} {:?} proposals {:?} ready {:?}", node.cluster.me.id, Instant::now(), proposals.iter().map(|p| (p.partition, p.members.clone(), p.target.clone())).collect::<Vec<_>>().first(), ready); }
+    let said = ask(node, &view, &proposals).await;
     let attempts = proposals.into_iter().filter_map(|proposal| {
         let Proposal { partition, members, target } = proposal;
-        let wanted = next(&members.holders, &target, |holder| ready.contains(&(holder.node, partition.0)));
+        let wanted = next(&members.holders, &target, |holder| said.ready.contains(&(holder.node, partition.0)));
         let is_moved = wanted.len() != members.holders.len() || wanted.iter().any(|holder| !members.holders.contains(holder));
-        let gone: Vec<NodeId> =
-            members.holders.iter().filter(|holder| is_gone(&view, holder, partition, &ready)).map(|holder| holder.node).collect();
-        let up = members.homes.iter().filter(|home| is_up(node, home) && !gone.contains(home)).count();
+        let gone = members.holders.iter().filter(|holder| said.is_gone(&view, holder));
+        let gone: Vec<NodeId> = gone.map(|holder| holder.node).collect();
+        let up = members.holders.iter().filter(|holder| is_up(node, &holder.node) && has_its_disk(&view, holder)).count();
+        if std::env::var("CHAIN").is_ok() { eprintln!("{} {:?} p{partition} e{} {:?} target {:?} wanted {:?} gone {gone:?} up {up} ready {:?} disks {:?} fresh {:?}", node.cluster.me.id, Instant::now(), members.epoch, members.holders, target, wanted, said.ready, said.disks, Freshness::of(&view, members.holders.len())); }
         // A seal that cannot be followed by a decision only stops requests.
         if !Freshness::of(&view, members.holders.len()).may_choose(up, gone.len()) {
             return None;
@@ -128,8 +128,8 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
     let mut attempts = stream::iter(attempts.collect::<Vec<_>>()).buffer_unordered(CHANGES_MAX);
     while let Some((partition, attempted, highest)) = attempts.next().await {
         pace.highest.insert(partition.0, highest);
+        if std::env::var("CHAIN").is_ok() { eprintln!("{} {:?} p{partition} {attempted:?}", node.cluster.me.id, Instant::now()); }
         node.metrics.configuration_attempts.inc();
-    if std::env::var("CHAIN").is_ok() { eprintln!("{} {:?} {partition} {attempted:?}", node.cluster.me.id, Instant::now()); }
         if attempted != Attempted::Decided {
             let jitter = Duration::from_millis(node.env.random() % BACKOFF.as_millis() as u64);
             pace.not_before.insert(partition.0, Instant::now() + BACKOFF + jitter);
@@ -151,12 +151,6 @@ pub(crate) fn misplaced(node: &Shared) -> Option<PartitionId> {
 
 fn is_up(node: &Shared, other: &NodeId) -> bool {
     *other == node.cluster.me.id || node.peers.is_reachable(*other)
-}
-
-/// Whether a member serves nobody any more, for certain: it is gone from the cluster, or its node has another disk that is admitted, which is what it says by being ready.
-fn is_gone(view: &View, member: &Holder, partition: PartitionId, ready: &BTreeSet<(NodeId, u32)>) -> bool {
-    let replaced = ready.contains(&(member.node, partition.0)) && target::holder(view, &member.node).as_ref() != Some(member);
-    view.membership.departure(&member.node).is_some() || replaced
 }
 
 /// The changes that this node should propose now.
@@ -189,23 +183,53 @@ fn proposals(node: &Shared, view: &View, pace: &mut Pace) -> Vec<Proposal> {
     proposals
 }
 
-/// Who says that it holds about everything of which partition.
-async fn ask_ready(node: &Arc<Shared>, proposals: &[Proposal]) -> BTreeSet<(NodeId, u32)> {
+/// What nodes say of themselves.
+#[derive(Default)]
+struct Said {
+    /// Who holds about everything of which partition.
+    ready: BTreeSet<(NodeId, u32)>,
+    /// Disks that a majority of the members knows of.
+    disks: BTreeMap<NodeId, u64>,
+}
+
+impl Said {
+    /// Whether a member serves nobody any more, for certain: it is gone from the cluster, or its node has another disk.
+    fn is_gone(&self, view: &View, member: &Holder) -> bool {
+        let first_disk = view.membership.member(&member.node).and_then(|state| state.first_disk);
+        let disk = if member.disk == Holder::FIRST_DISK { first_disk } else { Some(member.disk) };
+        let replaced = self.disks.get(&member.node).is_some_and(|now| Some(*now) != disk);
+        view.membership.departure(&member.node).is_some() || replaced
+    }
+}
+
+/// Asks those who are to become members, and those whose disk is another one by now.
+async fn ask(node: &Arc<Shared>, view: &View, proposals: &[Proposal]) -> Said {
     let mut asked: BTreeMap<NodeId, Vec<u32>> = BTreeMap::new();
     for Proposal { partition, members, target } in proposals {
         for holder in target.iter().filter(|holder| !members.holders.contains(holder)) {
             asked.entry(holder.node).or_default().push(partition.0);
         }
+        for holder in members.holders.iter().filter(|holder| !has_its_disk(view, holder)) {
+            asked.entry(holder.node).or_default();
+        }
     }
-    let me = node.cluster.me.id;
-    let asked = asked.into_iter().map(|(learner, partitions)| async move {
-        if learner == me {
-            return (learner, learn::ready(node, &partitions));
+    let asked = asked.into_iter().map(|(other, partitions)| async move {
+        if other == node.cluster.me.id {
+            return Some((other, answer::ready(node, &ChainReady { partitions })));
         }
         let frame = Frame::new(&ChainReady { partitions }, Bytes::new());
-        let answer = node.peers.request::<ChainReadyReply>(learner, Class::Background, frame, CALL_TIMEOUT).await;
-        (learner, answer.map(|(reply, _)| reply.partitions).unwrap_or_default())
+        let answer = node.peers.request::<ChainReadyReply>(other, Class::Background, frame, CALL_TIMEOUT).await;
+        Some((other, answer.ok()?.0))
     });
-    let answers = join_all(asked).await;
-    answers.into_iter().flat_map(|(learner, ready)| ready.into_iter().map(move |partition| (learner, partition))).collect()
+    let mut said = Said::default();
+    for (other, ChainReadyReply { partitions, disk }) in join_all(asked).await.into_iter().flatten() {
+        said.ready.extend(partitions.into_iter().map(|partition| (other, partition)));
+        said.disks.extend(disk.map(|disk| (other, disk)));
+    }
+    said
+}
+
+/// Whether a member's node still has the disk with which it is one, as far as the history says.
+fn has_its_disk(view: &View, member: &Holder) -> bool {
+    target::holder(view, &member.node).as_ref() == Some(member)
 }

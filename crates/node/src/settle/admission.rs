@@ -1,6 +1,6 @@
 //! Disks: who may hold state, and what becomes of old ones.
 //!
-//! A member's first disk is named by the first entry about it in the history, which the member writes itself, and holds state once that is
+//! A founding member's first disk is named by the first entry about it in the history, which the member writes itself, and holds state once that is
 //! in its own history: no round can have succeeded without that member, or without that entry. Every later disk is a newcomer, which holds
 //! nothing until a majority of the others have its entry on their disks: rounds that were under way without it cannot end any more.
 
@@ -124,7 +124,9 @@ async fn admit(node: &Arc<Shared>) -> Result<bool, AdmitError> {
         announce(node, disk).await?;
         return Box::pin(admit(node)).await;
     }
-    let is_first = state.first_disk == Some(disk);
+    let founding = view.membership.founding().map_or(&[][..], |founding| &founding.members);
+    // Rounds may have ended before a node joined that was not there from the beginning.
+    let is_first = state.first_disk == Some(disk) && founding.iter().any(|member| member.id == me);
     let marks = if is_first { Vec::new() } else { ask(node, &view, disk).await? };
     enter(node, disk, marks).await?;
     if !is_first {
