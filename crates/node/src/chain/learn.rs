@@ -11,8 +11,9 @@ use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::target::target;
+use super::{Members, has_its_disk, target::target};
 use crate::{
+    cluster::View,
     entropy::{self, CompareError},
     planted::{self, Bug},
     shared::Shared,
@@ -85,6 +86,12 @@ pub(crate) async fn run(node: Arc<Shared>) {
     }
 }
 
+/// The other members that have anything: not those whose disk was lost.
+fn sources<'a>(node: &Shared, view: &'a View, members: &'a Members) -> impl Iterator<Item = NodeId> + use<'a> {
+    let me = node.cluster.me.id;
+    members.holders.iter().filter(move |holder| holder.node != me && has_its_disk(view, holder)).map(|holder| holder.node)
+}
+
 /// Which members have what this node has not read yet.
 fn unread(node: &Shared) -> BTreeMap<NodeId, BTreeSet<u32>> {
     let view = node.cluster.view();
@@ -102,9 +109,9 @@ fn unread(node: &Shared) -> BTreeMap<NodeId, BTreeSet<u32>> {
             continue;
         }
         let read = learned.get(&partition.0);
-        for home in members.homes.iter().filter(|home| **home != me) {
-            if read.is_none_or(|read| !read.contains(home)) {
-                unread.entry(*home).or_default().insert(partition.0);
+        for home in sources(node, &view, &members) {
+            if read.is_none_or(|read| !read.contains(&home)) {
+                unread.entry(home).or_default().insert(partition.0);
             }
         }
     }
@@ -113,15 +120,16 @@ fn unread(node: &Shared) -> BTreeMap<NodeId, BTreeSet<u32>> {
 
 /// Those of `partitions` of which this node holds about everything: it has read every member that is up, and one at least.
 pub(crate) fn ready(node: &Shared, partitions: &[u32]) -> Vec<u32> {
-    if node.cluster.serving(&node.cluster.view()).is_err() {
+    let view = node.cluster.view();
+    if node.cluster.serving(&view).is_err() {
         return Vec::new();
     }
     let learned = node.learned.lock();
     let is_ready = |partition: &u32| {
         let Some(with) = learned.get(partition) else { return false };
         let members = node.chain.members(PartitionId(*partition));
-        let mut others = members.homes.iter().filter(|home| **home != node.cluster.me.id);
-        others.all(|home| with.contains(home) || !node.peers.is_reachable(*home)) && !with.is_empty()
+        let mut others = sources(node, &view, &members);
+        others.all(|home| with.contains(&home) || !node.peers.is_reachable(home)) && !with.is_empty()
     };
     partitions.iter().copied().filter(is_ready).collect()
 }

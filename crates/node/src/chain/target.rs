@@ -25,9 +25,11 @@ pub(super) fn holder(view: &View, node: &NodeId) -> Option<Holder> {
 pub(super) fn next(members: &[Holder], target: &[Holder], is_ready: impl Fn(&Holder) -> bool) -> Vec<Holder> {
     let mut next: Vec<Holder> =
         target.iter().filter(|holder| members.contains(holder) || is_ready(holder)).cloned().collect();
-    let stay = members.iter().filter(|holder| !target.contains(holder));
+    // Two disks of one node are never members together.
+    let stay = members.iter().filter(|holder| !next.iter().any(|other| other.node == holder.node));
     let missing = target.len().saturating_sub(next.len());
-    next.extend(stay.take(missing).cloned());
+    let stay: Vec<Holder> = stay.take(missing).cloned().collect();
+    next.extend(stay);
     next
 }
 
