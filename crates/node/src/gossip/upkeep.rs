@@ -12,10 +12,16 @@ const PERIOD: Duration = Duration::from_millis(250);
 
 /// Takes over configurations that were heard of, until the node stops.
 pub(crate) async fn take_over(node: Arc<Shared>) {
+    let mut news = node.cluster.subscribe();
     loop {
         // Those that are not later are passed over quickly.
         spread::adopt(&node, node.gossip.configurations()).await;
-        node.gossip.configured.notified().await;
+        tokio::select! {
+            biased;
+            () = node.gossip.configured.notified() => {}
+            // They may have come before the founding that they follow.
+            () = news.changed() => {}
+        }
     }
 }
 
