@@ -65,7 +65,8 @@ async fn heal(node: &Arc<Shared>, record: &Bytes) -> Result<bool, TakeError> {
     let Some((bucket, key)) = parse_record_key(record) else { return Ok(true) };
     let key = Key::new(bucket, key, view.membership.partitions());
     let homes = node.chain.members(key.partition).homes.clone();
-    if !homes.contains(&node.cluster.me.id) {
+    // Also one that is to be handed over: nothing damaged is.
+    if !node.chain.holds(key.partition.0) {
         return Ok(true);
     }
     let conflict = view.buckets.get(&key.bucket).conflict;
