@@ -54,6 +54,9 @@ message! {
         epoch: u64,
         /// The proposal.
         ballot: Round,
+        /// Disks that members' nodes have by now in place of those with which they are members, and on whose word the proposer relies that these serve nobody any more. Whoever does
+        /// not know of one says no: the old disk, should it come back, asks enough members whether it still is the one to find out.
+        replaced: Vec<Holder>,
     }
 }
 
@@ -148,7 +151,7 @@ message! {
     CHAIN_READY_REPLY, ChainReadyReply {
         /// The partitions.
         partitions: Vec<u32>,
-        /// The node's disk, if a majority of the members knows of it. Whatever disk it had before serves nobody any more.
+        /// The node's disk, if it is admitted.
         disk: Option<u64>,
     }
 }

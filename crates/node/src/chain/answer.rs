@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dynkv_proto::{
     Accepted, ChainAccept, ChainAcceptReply, ChainJoin, ChainJoinReply, ChainPrepare, ChainPrepareReply, ChainReady,
-    ChainReadyReply, Failure, FailureCode,
+    ChainReadyReply, Failure, FailureCode, Holder,
 };
 
 use super::learn;
@@ -14,9 +14,20 @@ use crate::{
 };
 
 pub(crate) async fn prepare(node: &Shared, request: ChainPrepare) -> Result<ChainPrepareReply, Failure> {
-    let ChainPrepare { partition, epoch, ballot } = request;
+    let ChainPrepare { partition, epoch, ballot, replaced } = request;
+    if !knows(node, &replaced) {
+        let message = format!("node {} has not heard of a new disk of a member", node.cluster.me.id);
+        return Err(Failure::not_done(FailureCode::Stale, message));
+    }
     let vote = node.chain.prepare(partition, epoch, ballot).await;
     vote.map(|vote| ChainPrepareReply { vote }).map_err(|error| storage_failure(node, &error))
+}
+
+/// Whether the history names these disks as those that the nodes have now.
+pub(super) fn knows(node: &Shared, replaced: &[Holder]) -> bool {
+    let view = node.cluster.view();
+    let named = |node| view.membership.member(node).and_then(|state| state.disk);
+    replaced.iter().all(|holder| named(&holder.node) == Some(holder.disk))
 }
 
 pub(crate) async fn accept(node: &Shared, request: ChainAccept) -> Result<ChainAcceptReply, Failure> {
@@ -33,7 +44,7 @@ pub(crate) async fn join(node: &Arc<Shared>, request: ChainJoin) -> Result<Chain
 }
 
 pub(crate) fn ready(node: &Shared, request: &ChainReady) -> ChainReadyReply {
-    let disk = node.chain.is_confirmed().then_some(node.cluster.me.disk);
+    let disk = node.cluster.is_admitted().then_some(node.cluster.me.disk);
     ChainReadyReply { partitions: learn::ready(node, &request.partitions), disk }
 }
 

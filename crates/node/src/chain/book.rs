@@ -1,12 +1,9 @@
 //! What this node knows of each partition's chain, and what it has promised: as of the transactions that have run. What others are told is on disk.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::ControlFlow,
-    sync::{
-        Arc, PoisonError, RwLock, RwLockReadGuard,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -66,6 +63,9 @@ struct Cell {
     holds: bool,
     /// Whether this disk is a member.
     is_member: bool,
+    /// Whether enough of the other members have said, since this run began, that they know of no later disk of this node: one of those whom a proposer needs to do without it is
+    /// among them.
+    is_confirmed: bool,
 }
 
 impl Cell {
@@ -93,8 +93,6 @@ pub(crate) struct Chain {
     me: NodeId,
     disk: u64,
     state: RwLock<State>,
-    /// Whether a majority has said, since this run began, that they know of no later disk of this node.
-    confirmed: AtomicBool,
     changed: News,
 }
 
@@ -106,6 +104,8 @@ struct State {
     loaded: BTreeMap<u32, Stored>,
     /// This node's first disk.
     first_disk: Option<u64>,
+    /// Nodes that have said, since this run began, that they know of no later disk of this node.
+    confirmed_by: BTreeSet<NodeId>,
 }
 
 fn cell_key(partition: u32) -> Bytes {
@@ -137,8 +137,7 @@ impl Chain {
             return Err(StorageError::Damaged { reason: "the configuration of a partition".into() });
         }
         let state = RwLock::new(State { loaded, ..State::default() });
-        let confirmed = AtomicBool::new(false);
-        Ok(Chain { storage, me, disk, state, confirmed, changed: News::default() })
+        Ok(Chain { storage, me, disk, state, changed: News::default() })
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {
@@ -182,16 +181,33 @@ impl Chain {
                     })
                     .collect();
             }
-            for cell in &mut state.cells {
-                self.review(cell, first_disk);
+            self.review_all(state);
+        });
+        self.changed.tell();
+    }
+
+    /// `node` knows of no later disk of this node, at a moment since this run began.
+    pub(crate) fn confirmed_by(&self, node: NodeId) {
+        self.change(|state| {
+            if state.confirmed_by.insert(node) {
+                self.review_all(state);
             }
         });
         self.changed.tell();
     }
 
-    fn review(&self, cell: &mut Cell, first_disk: Option<u64>) {
+    fn review_all(&self, state: &mut State) {
+        let State { cells, first_disk, confirmed_by, .. } = state;
+        cells.iter_mut().for_each(|cell| self.review(cell, *first_disk, confirmed_by));
+    }
+
+    fn review(&self, cell: &mut Cell, first_disk: Option<u64>, confirmed_by: &BTreeSet<NodeId>) {
         cell.is_member = cell.members.holders.iter().any(|holder| self.is_me(holder, first_disk));
         cell.holds |= cell.members.homes.contains(&self.me);
+        let members = cell.members.homes.len();
+        let confirmed = cell.members.homes.iter().filter(|home| confirmed_by.contains(home)).count();
+        // A majority without this node leaves so many others at most, but one.
+        cell.is_confirmed = confirmed + 1 + members / 2 >= members;
     }
 
     fn is_me(&self, holder: &Holder, first_disk: Option<u64>) -> bool {
@@ -219,21 +235,10 @@ impl Chain {
         self.serving_unless(partition, planted::is(Bug::NoSealOnWrites))
     }
 
-    /// Whether what this node serves may count as a home's.
-    pub(crate) fn is_confirmed(&self) -> bool {
-        self.confirmed.load(Ordering::SeqCst)
-    }
-
-    /// It may, from here on.
-    pub(crate) fn set_confirmed(&self) {
-        self.confirmed.store(true, Ordering::SeqCst);
-        self.changed.tell();
-    }
-
     fn serving_unless(&self, partition: u32, seal_ignored: bool) -> u64 {
         let state = self.state();
         match state.cells.get(partition as usize) {
-            Some(cell) if cell.is_member && self.is_confirmed() && (seal_ignored || !cell.is_sealed()) => {
+            Some(cell) if cell.is_member && cell.is_confirmed && (seal_ignored || !cell.is_sealed()) => {
                 cell.members.epoch
             }
             _ => Stamp::NO_EPOCH,
@@ -285,12 +290,13 @@ fn founded(ring: &Ring, partition: PartitionId) -> Cell {
         joining: 0,
         holds: false,
         is_member: false,
+        is_confirmed: false,
     }
 }
 
 impl From<Stored> for Cell {
     fn from(Stored(epoch, holders, promised, accepted, joining, holds): Stored) -> Cell {
-        Cell { members: Members::new(epoch, holders), promised, accepted, joining, holds, is_member: false }
+        Cell { members: Members::new(epoch, holders), promised, accepted, joining, holds, is_member: false, is_confirmed: false }
     }
 }
 
@@ -422,10 +428,10 @@ impl Chain {
     /// Changes a cell within a transaction.
     fn change_cell<T>(&self, tx: &mut Transaction<'_>, partition: u32, change: impl FnOnce(&mut Cell) -> T) -> Option<T> {
         let (result, cell) = self.change(|state| {
-            let first_disk = state.first_disk;
-            let cell = state.cells.get_mut(partition as usize)?;
+            let State { cells, first_disk, confirmed_by, .. } = state;
+            let cell = cells.get_mut(partition as usize)?;
             let result = change(cell);
-            self.review(cell, first_disk);
+            self.review(cell, *first_disk, confirmed_by);
             Some((result, cell.clone()))
         })?;
         let Cell { members, promised, accepted, joining, holds, .. } = cell;
@@ -467,9 +473,7 @@ impl Chain {
             let ring = founding_ring(&founding, me);
             state.first_disk = Some(1);
             state.cells = ring.partitions().ids().map(|partition| founded(&ring, partition)).collect();
-            for cell in &mut state.cells {
-                chain.review(cell, Some(1));
-            }
+            chain.review_all(state);
         });
         Arc::new(chain)
     }

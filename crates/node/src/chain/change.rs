@@ -13,7 +13,7 @@ use dynkv_proto::{
 use dynkv_ring::{NodeId, PartitionId};
 use futures_util::future::join_all;
 
-use super::{book::Members, spread, target::Freshness};
+use super::{answer, book::Members, spread, target::Freshness};
 use crate::{
     cluster::View,
     planted::{self, Bug},
@@ -36,6 +36,14 @@ pub(super) enum Attempted {
     Aborted,
 }
 
+/// Members that serve nobody any more.
+#[derive(Default)]
+pub(super) struct Gone {
+    pub(super) nodes: Vec<NodeId>,
+    /// The disks that some of them have by now.
+    pub(super) replaced: Vec<Holder>,
+}
+
 /// Proposes that `wanted` follow on `members`, of whom `gone` serve nobody any more, under a ballot above `highest`, which becomes the highest one heard of.
 pub(super) async fn attempt(
     node: &Arc<Shared>,
@@ -43,7 +51,7 @@ pub(super) async fn attempt(
     partition: PartitionId,
     members: &Arc<Members>,
     wanted: Vec<Holder>,
-    gone: &[NodeId],
+    gone: &Gone,
     highest: &mut Round,
 ) -> Attempted {
     let known = node.chain.promised(partition.0).max(*highest);
@@ -70,7 +78,7 @@ struct Proposal<'a> {
     partition: u32,
     members: &'a Arc<Members>,
     ballot: Round,
-    gone: &'a [NodeId],
+    gone: &'a Gone,
 }
 
 /// What the members have promised.
@@ -84,7 +92,10 @@ struct Promises {
 impl Proposal<'_> {
     async fn prepare(&self, view: &View, highest: &mut Round) -> Option<Promises> {
         let Proposal { node, partition, members, ballot, gone } = *self;
-        let request = ChainPrepare { partition, epoch: members.epoch, ballot };
+        if !answer::knows(node, &gone.replaced) {
+            return None;
+        }
+        let request = ChainPrepare { partition, epoch: members.epoch, ballot, replaced: gone.replaced.clone() };
         let own = node.chain.prepare(partition, members.epoch, ballot);
         let votes = self.ask(&request, own, |reply: ChainPrepareReply| reply.vote).await;
         let mut promises = Promises { sealed: Vec::new(), accepted: None };
@@ -100,7 +111,7 @@ impl Proposal<'_> {
                 promises.accepted = accepted;
             }
         }
-        let gone = gone.iter().filter(|home| !promises.sealed.contains(home));
+        let gone = gone.nodes.iter().filter(|home| !promises.sealed.contains(home));
         let freshness = Freshness::of(view, members.holders.len());
         let enough = match promises.accepted {
             // Its proposer had the rest.

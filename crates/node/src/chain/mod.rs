@@ -41,7 +41,7 @@ pub(crate) use self::{
     target::target,
 };
 use self::{
-    change::{Attempted, attempt},
+    change::{Attempted, Gone, attempt},
     target::{Freshness, next},
 };
 use crate::{cluster::View, shared::Shared};
@@ -110,12 +110,11 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
         let Proposal { partition, members, target } = proposal;
         let wanted = next(&members.holders, &target, |holder| said.ready.contains(&(holder.node, partition.0)));
         let is_moved = wanted.len() != members.holders.len() || wanted.iter().any(|holder| !members.holders.contains(holder));
-        let gone = members.holders.iter().filter(|holder| said.is_gone(&view, holder));
-        let gone: Vec<NodeId> = gone.map(|holder| holder.node).collect();
+        let gone = said.gone(&view, &members);
         let up = members.holders.iter().filter(|holder| is_up(node, &holder.node) && has_its_disk(&view, holder)).count();
         if std::env::var("CHAIN").is_ok() { eprintln!("{} {:?} p{partition} e{} {:?} target {:?} wanted {:?} gone {gone:?} up {up} ready {:?} disks {:?} fresh {:?}", node.cluster.me.id, Instant::now(), members.epoch, members.holders, target, wanted, said.ready, said.disks, Freshness::of(&view, members.holders.len())); }
         // A seal that cannot be followed by a decision only stops requests.
-        if !Freshness::of(&view, members.holders.len()).may_choose(up, gone.len()) {
+        if !Freshness::of(&view, members.holders.len()).may_choose(up, gone.nodes.len()) {
             return None;
         }
         let view = &view;
@@ -188,17 +187,24 @@ fn proposals(node: &Shared, view: &View, pace: &mut Pace) -> Vec<Proposal> {
 struct Said {
     /// Who holds about everything of which partition.
     ready: BTreeSet<(NodeId, u32)>,
-    /// Disks that a majority of the members knows of.
+    /// Disks that are admitted.
     disks: BTreeMap<NodeId, u64>,
 }
 
 impl Said {
-    /// Whether a member serves nobody any more, for certain: it is gone from the cluster, or its node has another disk.
-    fn is_gone(&self, view: &View, member: &Holder) -> bool {
-        let first_disk = view.membership.member(&member.node).and_then(|state| state.first_disk);
-        let disk = if member.disk == Holder::FIRST_DISK { first_disk } else { Some(member.disk) };
-        let replaced = self.disks.get(&member.node).is_some_and(|now| Some(*now) != disk);
-        view.membership.departure(&member.node).is_some() || replaced
+    /// Members that serve nobody any more, for certain: those that are gone from the cluster, and those whose node has another disk.
+    fn gone(&self, view: &View, members: &Members) -> Gone {
+        let mut gone = Gone::default();
+        for member in &members.holders {
+            let first_disk = view.membership.member(&member.node).and_then(|state| state.first_disk);
+            let disk = if member.disk == Holder::FIRST_DISK { first_disk } else { Some(member.disk) };
+            let now = self.disks.get(&member.node).filter(|now| Some(**now) != disk);
+            gone.replaced.extend(now.map(|now| Holder { node: member.node, disk: *now }));
+            if now.is_some() || view.membership.departure(&member.node).is_some() {
+                gone.nodes.push(member.node);
+            }
+        }
+        gone
     }
 }
 

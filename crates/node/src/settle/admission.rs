@@ -80,26 +80,32 @@ pub(crate) async fn run(node: Arc<Shared>) {
     node.cluster.refuse(NotServing::OldDisk { node: node.cluster.me.id });
 }
 
-/// Has this node's disk confirmed by a majority of the other members: from then on what it serves counts as a home's. Ends when the disk turns out to have been
-/// superseded by another one, which may be counted on to serve nobody since. A superseding disk was admitted by a majority, so one of those who confirm knows of it.
+/// Asks the other members, until all have answered, whether this node's disk is still the one they know of: where enough of them have, what it serves counts as a home's. Ends when the
+/// disk turns out to have been superseded by another one, and may have been counted on to serve nobody since.
 async fn confirm(node: &Arc<Shared>) {
     let (me, disk) = (node.cluster.me.id, node.cluster.me.disk);
+    let mut confirmed = std::collections::BTreeSet::from([me]);
     loop {
         let mut news = node.cluster.subscribe();
         let view = node.cluster.view();
         if view.membership.member(&me).is_some_and(|state| state.disk.is_some_and(|named| named != disk)) {
             return;
         }
-        if !node.chain.is_confirmed() {
-            match ask(node, &view, disk).await {
-                Ok(_) => node.chain.set_confirmed(),
-                Err(error) => {
-                    tracing::debug!(%error, "this node's disk was not confirmed yet");
-                    drop(timeout(RETRY_PAUSE, news.changed()).await);
-                }
-            }
-        } else {
-            news.changed().await;
+        let members = view.membership.members().map(|state| state.member.id);
+        let others: Vec<NodeId> = members.filter(|id| !confirmed.contains(id)).collect();
+        let all = others.is_empty();
+        let asked = others.into_iter().map(|other| async move {
+            let frame = Frame::new(&Admit { node: me, disk }, Bytes::new());
+            let answer = node.peers.request::<AdmitReply>(other, Class::Background, frame, CALL_TIMEOUT).await;
+            answer.ok().map(|_| other)
+        });
+        for other in join_all(asked).await.into_iter().flatten() {
+            node.chain.confirmed_by(other);
+            confirmed.insert(other);
+        }
+        match all {
+            true => news.changed().await,
+            false => drop(timeout(WAIT_MAX, news.changed()).await),
         }
     }
 }
@@ -132,9 +138,6 @@ async fn admit(node: &Arc<Shared>) -> Result<bool, AdmitError> {
     if !is_first {
         node.metrics.disks_admitted.inc();
         tracing::info!(%me, disk, "this node's disk is admitted");
-    }
-    if !is_first {
-        node.chain.set_confirmed();
     }
     node.cluster.set_admitted();
     Ok(true)
