@@ -5,6 +5,7 @@ use dynkv_sim::{
     history::Key,
     network::{Latency, Weather},
     plan::{Plan, What},
+    plans,
     workload::{Habit, Step},
 };
 use std::time::Duration;
@@ -162,6 +163,16 @@ fn new_disk_while_keys_settle() {
     });
     saw(&seen, "nodes: disks_admitted");
     saw(&seen, DROPPED);
+}
+
+/// An old disk and an empty one are alone with each other: the old one must not admit the empty one.
+#[test]
+fn old_disk_meets_a_new_one() {
+    check_each(plans::old_disk_meets_a_new_one, |report| {
+        saw(&report.seen, DROPPED);
+        saw(&report.seen, SET_ASIDE);
+        saw(&report.seen, "nodes: disks_admitted");
+    });
 }
 
 /// Every outage is longer than the grace.
