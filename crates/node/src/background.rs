@@ -436,13 +436,9 @@ mod tests {
 
     #[test]
     fn below_four_at_once_a_share_is_four_with_pauses() {
-        for (share, slots, times_idle) in [
-            (64 * PIECE, 64, 0),
-            (4 * PIECE, 4, 0),
-            (PIECE, 4, 3),
-            (SHARE_MIN_OF_WRITES, 4, 15),
-            (SHARE_MIN, 4, 255),
-        ] {
+        for (share, slots, times_idle) in
+            [(64 * PIECE, 64, 0), (4 * PIECE, 4, 0), (PIECE, 4, 3), (SHARE_MIN_OF_WRITES, 4, 15), (SHARE_MIN, 4, 255)]
+        {
             assert_eq!(slots_of(share), slots);
             assert_eq!(pause_of(share), times_idle * PIECE, "{share}");
         }
