@@ -36,6 +36,10 @@ pub enum Bug {
     SlotCountsTwice,
     /// Two hints that one node keeps are two acknowledgements.
     NodeCountsTwice,
+    /// A comparison leaves out the last of the sixteen subtrees below each root.
+    ComparisonSkipsSubtree,
+    /// A record that fails its checksum is answered as one that is not there.
+    DamagedReadsAsAbsent,
     // From here on those of the settlement: see `Bug::is_of_settlement`.
     /// A tombstone goes when its grace has passed, whatever others hold.
     TombstoneByTime,
@@ -77,7 +81,7 @@ mod live {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Bug; 28] = [
+        pub const ALL: [Bug; 30] = [
             Bug::ActorReusedAfterRestart,
             Bug::DotReusedAfterFailedWrite,
             Bug::ContextOfCoordinator,
@@ -93,6 +97,8 @@ mod live {
             Bug::HintRemovedOnMemoryAck,
             Bug::SlotCountsTwice,
             Bug::NodeCountsTwice,
+            Bug::ComparisonSkipsSubtree,
+            Bug::DamagedReadsAsAbsent,
             Bug::TombstoneByTime,
             Bug::SettleHomesOnly,
             Bug::SettleSomeHomes,
