@@ -101,11 +101,12 @@ fn delayed_write_after_reap() {
     saw(&seen, REFUSED);
 }
 
-/// Replicas that differ are mended, by reads and by comparisons, while deletes go on and settle.
+/// Replicas that differ are mended, by reads and by comparisons, while deletes go on and settle: those that were cut off, and one that has lost everything.
 #[test]
 fn delete_during_repair() {
     let seen = check(|seed| {
         let plan = Plan::quiet(2 * seed, 3, 25_000).grace(100).random_sessions(3, &keys(4));
+        let plan = plan.fault(7_500, 300, What::Wipe(seed as usize % 3));
         (0..5).fold(plan, |plan, turn| {
             plan.fault(500 + 4_500 * turn, 1_800, What::Split(vec![(seed + turn) as usize % 3]))
         })
