@@ -453,7 +453,7 @@ impl<'a> Read<'a> {
         if own_behind {
             let others =
                 self.taken.iter().filter(|taken| taken.state.is_some()).map(|taken| taken.asked.node);
-            ask_again(self.node, self.key, self.conflict, others.collect()).await;
+            Box::pin(ask_again(self.node, self.key, self.conflict, others.collect())).await;
         }
     }
 }
