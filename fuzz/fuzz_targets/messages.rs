@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
         let _ = Frame { kind: M::KIND, header: Bytes::copy_from_slice(data), body: Bytes::new() }.message::<M>();
     }
     let Some((which, data)) = data.split_first() else { return };
-    match which % 22 {
+    match which % 27 {
         0 => one::<Get>(data),
         1 => one::<GetReply>(data),
         2 => one::<Put>(data),
@@ -32,6 +32,11 @@ fuzz_target!(|data: &[u8]| {
         18 => one::<HeldReply>(data),
         19 => one::<RepairStatusReply>(data),
         20 => one::<VerifyStatusReply>(data),
+        21 => one::<SettlePrepare>(data),
+        22 => one::<SettlePrepareReply>(data),
+        23 => one::<SettleDrop>(data),
+        24 => one::<SettleMarksReply>(data),
+        25 => one::<AdmitReply>(data),
         _ => one::<Failure>(data),
     }
 });

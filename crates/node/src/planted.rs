@@ -64,6 +64,10 @@ pub enum Bug {
     HintOfDepartedDropped,
     /// Such a hint is given to one of the members only.
     HintToOneSuccessor,
+    /// A comparison leaves out the last of the sixteen subtrees below each root.
+    ComparisonSkipsSubtree,
+    /// A record that fails its checksum is answered as one that is not there.
+    DamagedReadsAsAbsent,
     // From here on those of the settlement: see `Bug::is_of_settlement`.
     /// A tombstone goes when its grace has passed, whatever others hold.
     TombstoneByTime,
@@ -105,7 +109,7 @@ mod live {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Bug; 42] = [
+        pub const ALL: [Bug; 44] = [
             Bug::ActorReusedAfterRestart,
             Bug::DotReusedAfterFailedWrite,
             Bug::ContextOfCoordinator,
@@ -135,6 +139,8 @@ mod live {
             Bug::EpochUnchecked,
             Bug::HintOfDepartedDropped,
             Bug::HintToOneSuccessor,
+            Bug::ComparisonSkipsSubtree,
+            Bug::DamagedReadsAsAbsent,
             Bug::TombstoneByTime,
             Bug::SettleHomesOnly,
             Bug::SettleSomeHomes,

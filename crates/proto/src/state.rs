@@ -272,7 +272,7 @@ impl State {
     /// # Errors
     /// [`DecodeError`] when `encoded` is too short to hold its header.
     pub fn digest(encoded: &Bytes) -> Result<Digest, DecodeError> {
-        Ok(Digest(xxh3_128(&split(encoded.clone())?.0)))
+        Ok(Digest(xxh3_128(&encoded[4..header_end(encoded)?])))
     }
 
     /// Whether every value is what its writer hashed.
@@ -294,12 +294,19 @@ impl From<Siblings<Actor, Version>> for State {
 }
 
 fn split(mut bytes: Bytes) -> Result<(Bytes, Bytes), DecodeError> {
-    if bytes.len() < 4 {
+    let mut header = bytes.split_to(header_end(&bytes)?);
+    header.advance(4);
+    Ok((header, bytes))
+}
+
+/// Where the header of an encoded state ends; it begins behind its length.
+fn header_end(bytes: &[u8]) -> Result<usize, DecodeError> {
+    let Some(length) = bytes.first_chunk::<4>() else {
         return Err(DecodeError::HeaderLength { header: 4, available: bytes.len() });
+    };
+    let (header, available) = (u32::from_be_bytes(*length) as usize, bytes.len() - 4);
+    if header > available || header > HEADER_BYTES_MAX {
+        return Err(DecodeError::HeaderLength { header, available });
     }
-    let header = bytes.get_u32() as usize;
-    if header > bytes.len() || header > HEADER_BYTES_MAX {
-        return Err(DecodeError::HeaderLength { header, available: bytes.len() });
-    }
-    Ok((bytes.split_to(header), bytes))
+    Ok(4 + header)
 }

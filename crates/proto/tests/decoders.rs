@@ -101,7 +101,18 @@ fn decode_all(kind: u16, bytes: &Bytes) {
     one::<TreeCompareReply>(bytes);
     one::<States>(bytes);
     one::<StatesReply>(bytes);
+    one::<SettleMarks>(bytes);
+    one::<SettleMarksReply>(bytes);
+    one::<SettlePrepare>(bytes);
+    one::<SettlePrepareReply>(bytes);
+    one::<SettleDecide>(bytes);
+    one::<SettleDecideReply>(bytes);
+    one::<SettleDrop>(bytes);
+    one::<SettleDropReply>(bytes);
+    one::<Admit>(bytes);
+    one::<AdmitReply>(bytes);
     one::<Failure>(bytes);
+    let _ = Marks::from_bytes(bytes);
     let _ = State::decode(bytes.clone());
     let _ = State::digest(bytes);
     let _ = ContextToken::decode(bytes);
@@ -246,11 +257,39 @@ fn verify_run() -> VerifyStatusReply {
     VerifyStatusReply { node: node(), run: Some(run) }
 }
 
+fn marks() -> impl Strategy<Value = Marks> {
+    // Few, so that some are alike.
+    let round = || (0u64..3, 0u64..2).prop_map(|(counter, nonce)| Round(counter, nonce * u64::MAX));
+    (round(), round(), round()).prop_map(|(promise, agreed, decided)| Marks { promise, agreed, decided })
+}
+
+fn settle_prepare(marks: Marks) -> SettlePrepare {
+    let key =
+        |name: &'static str| SettleKey { bucket: "b".into(), key: name.into(), digest: Digest(u128::MAX) };
+    SettlePrepare {
+        partition: 65_535,
+        round: marks.promise,
+        view: Digest(3),
+        decided: marks.decided,
+        keys: vec![key("k"), key("l")],
+    }
+}
+
+fn settle_drop(marks: Marks) -> SettleDrop {
+    SettleDrop { partition: 1, round: marks.promise, keys: settle_prepare(marks).keys }
+}
+
+fn admitted(marks: Marks) -> AdmitReply {
+    let of_partition = |partition| PartitionMarks { partition, marks };
+    AdmitReply { marks: [0, 65_535].map(of_partition).into(), history: Bytes::from_static(b"entries").into() }
+}
+
+fn same<M: Message + std::fmt::Debug + PartialEq>(message: &M) {
+    assert_eq!(Frame::new(message, Bytes::new()).message::<M>().as_ref(), Ok(message));
+}
+
 #[test]
 fn what_operators_are_told_survives_the_round_trip() {
-    fn same<M: Message + std::fmt::Debug + PartialEq>(message: &M) {
-        assert_eq!(Frame::new(message, Bytes::new()).message::<M>().as_ref(), Ok(message));
-    }
     same(&trees());
     same(&differences());
     same(&held([Dot { actor: Actor(1, 2), counter: 3 }].into_iter().collect()));
@@ -276,10 +315,11 @@ proptest! {
 
     /// Damaged good messages reach deeper into the decoders than noise does.
     #[test]
-    fn damaged_messages_are_survived(state in state(), at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+    fn damaged_messages_are_survived(state in state(), marks in marks(), at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
         let token = ContextToken::new(Position::of("b", b"k"), state.context().clone(), state.latest_time(), Some(node()));
         for good in [state.encode().to_vec(), token.encode(), cbor(&put()), cbor(&Failure::unknown(FailureCode::Quorum, "x")),
-            cbor(&trees()), cbor(&differences()), cbor(&held(state.context().clone())), cbor(&repair_run()), cbor(&verify_run())] {
+            cbor(&trees()), cbor(&differences()), cbor(&held(state.context().clone())), cbor(&repair_run()), cbor(&verify_run()),
+            cbor(&settle_prepare(marks)), cbor(&settle_drop(marks)), cbor(&admitted(marks)), cbor(&SettleMarksReply { marks })] {
             let mut bad = good.clone();
             let at = at.index(bad.len());
             bad[at] = byte;
@@ -287,6 +327,24 @@ proptest! {
             let cut = cut.index(good.len());
             decode_all(2, &Bytes::from(good).slice(..cut));
         }
+    }
+
+    #[test]
+    fn what_is_said_of_settlement_survives_the_round_trip(marks in marks(), epoch: u64, disk: u64, no in prop::collection::vec(any::<u32>(), 0..4)) {
+        let round = marks.promise;
+        same(&SettleMarks { partition: 65_535 });
+        same(&SettleMarksReply { marks });
+        same(&settle_prepare(marks));
+        same(&SettlePrepareReply { no });
+        same(&SettleDecide { partition: 0, round, view: Digest(disk.into()) });
+        same(&SettleDecideReply { reserved: 0 });
+        same(&settle_drop(marks));
+        same(&SettleDropReply { dropped: 2 });
+        same(&Admit { node: node(), disk });
+        same(&admitted(marks));
+        same(&ReplicaPutReply { stamp: Stamp(epoch, marks) });
+        same(&Failure { marks, ..Failure::not_done(FailureCode::Behind, "x") });
+        prop_assert_eq!(Marks::from_bytes(&marks.to_bytes()), Some(marks));
     }
 
     #[test]

@@ -13,9 +13,12 @@ use dynkv_sim::world::World;
 use gungraun::{library_benchmark, library_benchmark_group, main};
 use tokio::{runtime::Runtime, task::JoinSet};
 
-const OPERATIONS: usize = 320;
+const OPERATIONS: usize = 1600;
 const IN_FLIGHT: usize = 16;
 const VALUE_BYTES: usize = 1024;
+
+/// After the founding; simulated.
+const SETTLED: Duration = Duration::from_secs(5);
 
 struct Cluster {
     runtime: Runtime,
@@ -39,6 +42,8 @@ fn prepare() -> Cluster {
     let (world, client) = runtime.block_on(async {
         let mut world = World::new(1, 3);
         world.found(64, 3).await;
+        // Nodes have looked how busy they are and built their trees, which puts keep up.
+        tokio::time::sleep(SETTLED).await;
         let client = world.client(Duration::from_secs(60)).await;
         (world, client)
     });

@@ -37,8 +37,10 @@ impl fmt::Display for Violation {
 pub struct Circumstances {
     /// Machines lost power: what was acknowledged from memory alone may be gone.
     pub power_lost: bool,
-    /// A disk was wiped, or an old copy put in its place.
+    /// A disk was wiped, an old copy put in its place, or bits of it have flipped.
     pub disk_lost: bool,
+    /// The first or the second of these: such a disk does not know what it lacks. One that rots does, and does not answer.
+    pub disk_replaced: bool,
     /// Buckets that can write to two disks do.
     pub two_disks: bool,
     /// Old tombstones and context entries go.
@@ -56,7 +58,7 @@ pub fn check(
     held: &[HeldVersion],
     circumstances: Circumstances,
 ) -> Result<(), Violation> {
-    let Circumstances { power_lost, disk_lost, two_disks, settles } = circumstances;
+    let Circumstances { power_lost, disk_lost, disk_replaced, two_disks, settles } = circumstances;
     for (key, seen) in &group(history, last, held) {
         let violation = |promise, what: String| Violation { promise, key: Some((*key).clone()), what };
         nothing_from_nowhere(seen).map_err(|what| violation("only what was written is read", what))?;
@@ -91,7 +93,7 @@ pub fn check(
         if !power_lost && !disk_lost {
             seen_survive(key, seen).map_err(|what| violation("a value vanishes only by cause", what))?;
         }
-        let fresh = key.bucket.quorums_meet() && !disk_lost && (key.bucket.is_durable() || !power_lost);
+        let fresh = key.bucket.quorums_meet() && !disk_replaced && (key.bucket.is_durable() || !power_lost);
         if fresh {
             reads_are_fresh(seen, settles)
                 .map_err(|what| violation("a read returns what was acknowledged before", what))?;

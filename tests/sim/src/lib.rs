@@ -11,6 +11,7 @@
 //! - [`world`]: hosts, clocks, starting and ending nodes.
 //! - [`buckets`], [`workload`]: what clients do; [`history`]: what they asked and were answered.
 //! - [`checker`]: the promises, held against that history; [`replicas`], [`copies`]: what the nodes hold.
+//! - [`rounds`]: what a member says to rounds of settlement that it must not answer.
 //! - [`report`], [`log`]: what a person reads; [`shrink`]: less of it.
 //! - [`planted`]: bugs that the checker must catch.
 //! - [`scale`]: what membership costs as clusters grow.
@@ -33,6 +34,7 @@ pub mod plans;
 pub mod planted;
 pub mod replicas;
 pub mod report;
+pub mod rounds;
 pub mod run;
 pub mod scale;
 mod settled;

@@ -366,6 +366,11 @@ impl Plan {
         self
     }
 
+    /// Whether a node goes on with another disk, or another content of it.
+    pub fn replaces_disk(&self) -> bool {
+        self.has(|kind| kind.loses_disk() && kind != Kind::Rot)
+    }
+
     /// Whether nodes compare their replicas. In every other plan they do not: comparisons mend what hints and reads should have
     /// mended, and nobody would see that those did not.
     pub fn compares_replicas(&self) -> bool {

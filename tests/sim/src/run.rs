@@ -146,6 +146,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     let circumstances = Circumstances {
         power_lost: plan.loses_power(),
         disk_lost: plan.loses_disk(),
+        disk_replaced: plan.replaces_disk(),
         two_disks: plan.two_disks,
         settles: plan.may_settle(),
     };

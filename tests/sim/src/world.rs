@@ -297,6 +297,17 @@ impl World {
         IpAddr::from([10, 0, 1, self.clients])
     }
 
+    /// An endpoint of its own host with the certificate of a node that is no member: for single messages that only nodes may send.
+    pub fn stranger(&mut self) -> Endpoint {
+        self.clients += 1;
+        let id: NodeId = "stranger".parse().expect("a good id");
+        let name = PeerName::node(CLUSTER, id).expect("good names");
+        let options = Options { quic_seed: Some(self.random.random()), ..Options::default() };
+        let socket = self.network.bind(SocketAddr::new(self.latest_client(), 9000));
+        Endpoint::with_socket(socket, Arc::new(TokioRuntime), identity(&self.authority, &name), options)
+            .expect("a simulated socket binds")
+    }
+
     /// A client of its own host.
     pub async fn client(&mut self, timeout: Duration) -> Client {
         self.clients += 1;

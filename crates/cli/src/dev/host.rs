@@ -5,11 +5,12 @@ use std::thread::{self, JoinHandle};
 
 use dynkv_client::proto::NodeInfo;
 use dynkv_client::ring::Founding;
-use dynkv_node::{Node, NodeConfig, StartError};
+use dynkv_node::{Node, NodeConfig, NotServing, StartError};
 use tokio::runtime;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::CliError;
+use crate::output;
 
 /// A running node. Each has its own thread with its own runtime, as separate processes would: a node's hot path is cheapest on
 /// one thread.
@@ -22,9 +23,11 @@ pub(crate) struct Host {
 }
 
 enum Order {
-    Found(Founding, Vec<NodeInfo>, oneshot::Sender<Result<(), String>>),
-    Serve(oneshot::Sender<Result<(), String>>),
+    Found(Founding, Vec<NodeInfo>, Answer),
+    Serve(Answer),
 }
+
+type Answer = oneshot::Sender<Result<(), String>>;
 
 impl Host {
     /// Starts a node at `listen`. With `any_port` it takes another port if that one is in use.
@@ -58,10 +61,7 @@ impl Host {
         self.order(Order::Serve).await
     }
 
-    async fn order(
-        &self,
-        order: impl FnOnce(oneshot::Sender<Result<(), String>>) -> Order,
-    ) -> Result<(), CliError> {
+    async fn order(&self, order: impl FnOnce(Answer) -> Order) -> Result<(), CliError> {
         let id = self.info.id.to_string();
         let (answer, answered) = oneshot::channel();
         self.orders.send(order(answer)).await.map_err(|_| stopped(&id))?;
@@ -101,24 +101,70 @@ async fn run(
     mut orders: mpsc::Receiver<Order>,
 ) {
     let elsewhere = NodeConfig { listen: SocketAddr::new(config.listen.ip(), 0), ..config.clone() };
-    let mut started = Node::start(config).await;
+    let mut started = Node::start(config.clone()).await;
     if any_port && matches!(started, Err(StartError::Bind(_))) {
         started = Node::start(elsewhere).await;
     }
-    let node = match started {
+    let mut node = match started {
         Ok(node) => node,
         // Nobody waits any more: then nobody is interested in why, either.
         Err(error) => return drop(ready.send(Err(error))),
     };
     let _ = ready.send(Ok((node.info().clone(), node.is_founded())));
-    while let Some(order) = orders.recv().await {
-        // Whoever asked may have gone.
-        let _ = match order {
-            Order::Found(founding, nodes, answer) => {
-                answer.send(node.found(founding, nodes).await.map_err(|error| error.to_string()))
-            }
-            Order::Serve(answer) => answer.send(node.serving().await.map_err(|error| error.to_string())),
+    let mut waiting = None;
+    if let Some(refused) = obey(&node, &mut orders, &mut waiting, true).await {
+        output::note(format_args!("node {} starts again: {refused}", node.id()));
+        // Where the others and the cluster file have it.
+        let config = NodeConfig { listen: node.local_addr(), ..config };
+        node.shutdown().await;
+        node = match Node::start(config).await {
+            Ok(node) => node,
+            Err(error) => return output::note(format_args!("it cannot: {error}")),
         };
+        // Once: an empty disk cannot be an old one.
+        obey(&node, &mut orders, &mut waiting, false).await;
     }
     node.shutdown().await;
+}
+
+/// Carries out orders until there will be no more. Returns why the node is to be started again, if it is and may be: its disk has
+/// turned out to be an old copy, which the next start sets aside. Whoever is `waiting` then waits for the next start.
+async fn obey(
+    node: &Node,
+    orders: &mut mpsc::Receiver<Order>,
+    waiting: &mut Option<Answer>,
+    may_start_again: bool,
+) -> Option<NotServing> {
+    let is_old = |refused: &NotServing| may_start_again && matches!(refused, NotServing::OldDisk { .. });
+    let old = async {
+        match node.refused().await {
+            refused if is_old(&refused) => refused,
+            // It goes on saying so to whoever asks.
+            _ => std::future::pending().await,
+        }
+    };
+    let mut old = std::pin::pin!(old);
+    loop {
+        if let Some(answer) = waiting.take() {
+            match node.serving().await {
+                Err(refused) if is_old(&refused) => {
+                    *waiting = Some(answer);
+                    return Some(refused);
+                }
+                // Whoever asked may have gone.
+                served => drop(answer.send(served.map_err(|error| error.to_string()))),
+            }
+        }
+        let order = tokio::select! {
+            order = orders.recv() => order?,
+            refused = &mut old => return Some(refused),
+        };
+        match order {
+            Order::Found(founding, nodes, answer) => {
+                let founded = node.found(founding, nodes).await;
+                drop(answer.send(founded.map_err(|error| error.to_string())));
+            }
+            Order::Serve(answer) => *waiting = Some(answer),
+        }
+    }
 }

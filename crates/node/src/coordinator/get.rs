@@ -384,9 +384,16 @@ impl<'a> Read<'a> {
         } else {
             self.from_fallback |= taken.digest.is_some();
         }
-        if let Some(state) = &taken.state {
-            self.own_state.get_or_insert_with(|| self.merged.clone());
-            self.merged.merge(state.clone(), self.conflict);
+        match (&taken.state, &self.own_state) {
+            (Some(state), _) => {
+                self.own_state.get_or_insert_with(|| self.merged.clone());
+                self.merged.merge(state.clone(), self.conflict);
+            }
+            // "The same" as what this node holds, which may have been set aside meanwhile as read too early: whoever has said so has not read it too early.
+            (None, Some(own)) if taken.digest.is_some() => {
+                drop(self.merged.merge(own.clone(), self.conflict))
+            }
+            (None, _) => {}
         }
         self.taken.push(taken);
         self.set_old_ones_aside();
@@ -483,7 +490,7 @@ impl<'a> Read<'a> {
         if own_behind {
             let others =
                 self.taken.iter().filter(|taken| taken.state.is_some()).map(|taken| taken.asked.node);
-            ask_again(self.node, self.key, self.conflict, others.collect()).await;
+            Box::pin(ask_again(self.node, self.key, self.conflict, others.collect())).await;
         }
     }
 }

@@ -295,8 +295,11 @@ impl<'a> Replication<'a> {
             tokio::select! {
                 biased;
                 Some(ack) = self.acks.next() => self.take(ack),
-                () = tokio::time::sleep_until(self.context.deadline) => break,
-                () = tokio::time::sleep_until(late_at), if !late => {
+                // One timer: homes are late before the deadline.
+                () = tokio::time::sleep_until(if late { self.context.deadline } else { late_at }) => {
+                    if late {
+                        break;
+                    }
                     late = true;
                     self.replace_late();
                 }

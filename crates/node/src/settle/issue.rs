@@ -10,7 +10,7 @@ use dynkv_proto::{
 };
 use dynkv_ring::NodeId;
 use futures_util::future::join_all;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     answer::{self, Refusal},
@@ -38,9 +38,21 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Settles until the node stops.
 pub(crate) async fn run(node: Arc<Shared>) {
     loop {
+        let mut news = node.cluster.subscribe();
         let period = pass(&node).await;
-        sleep(period).await;
+        let begun = Instant::now();
+        let mut next = begun + period;
+        // A grace that was shortened does not wait for what the longer one has said.
+        while timeout_at(next, news.changed()).await.is_ok() {
+            next = next.min(begun + period_of(&node.cluster.view()));
+        }
     }
+}
+
+fn period_of(view: &View) -> Duration {
+    let graces = view.buckets.iter().map(|(_, properties)| properties.grace_ms);
+    let grace_ms = graces.chain([view.buckets.get("").grace_ms]).min().unwrap_or(u64::MAX);
+    Duration::from_millis(grace_ms / 16).clamp(PERIOD_MIN, PERIOD_MAX)
 }
 
 /// Goes through all partitions that this node issues rounds for. Returns when to do so again.
@@ -61,9 +73,7 @@ async fn pass(node: &Arc<Shared>) -> Duration {
     }
     node.metrics.settle_paused.set(paused);
     node.settling_paused.set(reason);
-    let graces = view.buckets.iter().map(|(_, properties)| properties.grace_ms);
-    let grace_ms = graces.chain([view.buckets.get("").grace_ms]).min().unwrap_or(u64::MAX);
-    Duration::from_millis(grace_ms / 16).clamp(PERIOD_MIN, PERIOD_MAX)
+    period_of(&view)
 }
 
 /// Settles what is to be settled in one partition. Says why nothing settles there, if that is so.

@@ -240,8 +240,9 @@ impl Trees {
         old: Option<Digest>,
         new: Entered,
     ) -> TreeChange {
-        tx.put(Space::Digests, index_key(place_of(at), &at.record), index_value(new));
-        self.changed(tx, at, old, Some(new.digest))
+        let place = place_of(at);
+        tx.put(Space::Digests, index_key(place, &at.record), index_value(new));
+        self.changed(tx, place, old, Some(new.digest))
     }
 
     /// Removes a record with the digest `old`, and its entry in the index: the only way to do so.
@@ -252,19 +253,19 @@ impl Trees {
         old: Digest,
     ) -> TreeChange {
         tx.delete(Space::Records, at.record.clone());
-        tx.delete(Space::Digests, index_key(place_of(at), &at.record));
+        let place = place_of(at);
+        tx.delete(Space::Digests, index_key(place, &at.record));
         let told = if planted::is(Bug::TreeNotTold) { None } else { Some(old) };
-        self.changed(tx, at, told, None)
+        self.changed(tx, place, told, None)
     }
 
     fn changed(
         self: &Arc<Self>,
         tx: &mut Transaction<'_>,
-        at: &RecordAt,
+        place: TreePosition,
         old: Option<Digest>,
         new: Option<Digest>,
     ) -> TreeChange {
-        let place = place_of(at);
         let mut book = self.book();
         let partition = book.partition_of(place);
         if book.saved.remove(&partition) {

@@ -11,7 +11,7 @@ use dynkv_tests::{
     wait::eventually,
 };
 
-use crate::support::{assert_refused, counter, give, read, split, values};
+use crate::support::{assert_refused, background_begun, counter, give, read, split, values};
 
 const KEYS: [&str; 8] = ["a", "b", "c", "d", "e", "f", "g", "h"];
 
@@ -170,6 +170,7 @@ async fn after_a_restart_no_dot_is_minted_twice() {
 async fn reads_repair_a_node_that_is_behind() {
     let cluster = Cluster::start(3).await;
     let client = cluster.client(Role::Writer).await;
+    background_begun(&cluster).await;
     // Nobody keeps a hint for what only one was told. A comparison of the nodes may be quicker than the read, but not every time.
     for attempt in 1.. {
         give(&cluster, id("n1"), "k", attempt, "missed").await;

@@ -13,7 +13,7 @@ use dynkv_tests::{
     wait::eventually,
 };
 
-use crate::support::{assert_refused, read, split};
+use crate::support::{assert_refused, background_begun, read, split};
 
 /// For what the client library tries again and again until its time is up.
 const SHORT: Duration = Duration::from_millis(500);
@@ -93,7 +93,9 @@ async fn what_a_home_missed_is_delivered_without_traffic_wherever_it_comes_back(
     let delivered: u64 =
         ["n1", "n2"].map(|node| metric(&cluster, id(node), "hints_delivered_total")).iter().sum();
     assert!(delivered >= 3, "{delivered}");
-    // Nothing was left for reads to repair.
+    // Nothing was left for reads to repair, also when they may.
+    cluster.settled().await;
+    background_begun(&cluster).await;
     client.refresh().await.unwrap();
     for key in ["k", "l", "m"] {
         client.get("b", key).r(3).await.unwrap();

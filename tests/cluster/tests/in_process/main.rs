@@ -12,5 +12,6 @@ mod plans;
 mod refusals;
 mod routing;
 mod security;
+mod settlement;
 mod siblings;
 mod support;

@@ -18,7 +18,7 @@ use dynkv_tests::{
 };
 use dynkv_vclock::{CausalContext, HybridTime};
 
-use crate::support::{assert_refused, counter, hand};
+use crate::support::{assert_refused, background_begun, counter, hand};
 
 /// Attempts at what the comparisons that nodes make by themselves may come before.
 const ATTEMPTS: u64 = 20;
@@ -382,6 +382,7 @@ async fn what_each_node_holds_of_a_key_is_shown_hints_too_and_nothing_is_repaire
     );
 
     // One home alone is changed: that is seen, and stays so.
+    background_begun(&cluster).await;
     let newer = after(&State::default(), 5);
     for attempt in 0..ATTEMPTS {
         hand(&cluster, homes[0], &format!("new {attempt}"), &newer).await;

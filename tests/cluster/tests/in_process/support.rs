@@ -7,7 +7,10 @@ use dynkv_proto::{
     Actor, Conflict, FailureCode, GetReply, Outcome, PutId, ReplicaPut, Stamp, State, Version, value_hash,
 };
 use dynkv_ring::NodeId;
-use dynkv_tests::cluster::{CLUSTER, Cluster};
+use dynkv_tests::{
+    cluster::{CLUSTER, Cluster},
+    wait::in_time,
+};
 use dynkv_vclock::{CausalContext, HybridTime};
 
 /// The values of a key, sorted.
@@ -78,6 +81,16 @@ pub(crate) async fn hand(cluster: &Cluster, node: NodeId, key: &str, state: &Sta
     let other = cluster.running().find(|other| other.id() != node).expect("another node runs").id();
     let peer = cluster.connect_as(node, &PeerName::node(CLUSTER, other).expect("a good name")).await;
     peer.ask(&request, state.encode()).await.unwrap_or_else(|failure| panic!("{key}: {failure}"));
+}
+
+/// Waits until every running node does what no client waits for: after its start it first looks how busy it is.
+pub(crate) async fn background_begun(cluster: &Cluster) {
+    for node in cluster.running() {
+        let other = cluster.running().find(|other| other.id() != node.id()).expect("another node runs").id();
+        // That waits for a turn of background work.
+        let compared = in_time("nodes are compared", node.compare_with(other, 1)).await;
+        compared.unwrap_or_else(|error| panic!("{}: {error}", node.id()));
+    }
 }
 
 /// What a node has counted, by the name of a counter or a gauge.

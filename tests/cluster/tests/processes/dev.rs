@@ -11,6 +11,7 @@ use dynkv_net::{
     certs::{CertificateAuthority, Validity},
 };
 use dynkv_tests::{
+    files::copy_folder,
     process::{Process, Ran, command, run},
     wait::{LONG, TICK},
 };
@@ -50,16 +51,33 @@ impl Home {
         serde_json::from_slice(&ran.stdout).unwrap_or_else(|error| panic!("{error}: {ran:?}"))
     }
 
+    /// Waits until so many nodes have anything of a key.
+    fn until_held(&self, key: &str, wanted: usize) {
+        let give_up = Instant::now() + LONG;
+        loop {
+            let shown = self.json(&["ring", "locate", key, "--versions"]);
+            let nodes = shown["nodes"].as_array().unwrap();
+            let states = nodes.iter().map(|node| node["states"].as_array());
+            let held = states.clone().flatten().filter(|states| !states.is_empty()).count();
+            if held == wanted && states.clone().all(|states| states.is_some()) {
+                return;
+            }
+            assert!(Instant::now() < give_up, "not {wanted} nodes have something of {key}: {shown}");
+        }
+    }
+
     fn cluster_file(&self) -> PathBuf {
         self.path("data/dynkv/dev/cluster.toml")
     }
 }
 
-fn stop(mut dev: Process) {
+/// Returns what it said on stderr.
+fn stop(mut dev: Process) -> String {
     dev.terminate();
     let (status, errors) = dev.ended();
     assert_eq!(status.code(), Some(0), "{errors}");
     assert!(errors.contains("stopping on SIGTERM"), "{errors}");
+    errors
 }
 
 #[test]
@@ -270,6 +288,41 @@ fn a_folder_is_imported_verified_and_imported_again_for_nothing() {
     let again = home.json(&["import", tree, "--bucket", "files"]);
     assert_eq!((&again["stored"], &again["unchanged"]), (&0.into(), &60.into()));
     assert_eq!(home.run(&["get", "files/d3/f3"]).stdout, b"file 3");
+}
+
+#[test]
+fn a_node_whose_disk_is_an_old_copy_is_started_again_with_an_empty_one() {
+    let home = Home::new();
+    let dev = home.dev();
+    home.run(&["bucket", "set", "b", "grace_ms=1"]).ok();
+    for key in ["b/deleted", "b/kept"] {
+        home.run(&["put", key, "v", "-w", "3"]).ok();
+    }
+    stop(dev);
+    let (folder, copy) = (home.path("data/dynkv/dev/n3/data"), home.path("copy"));
+    copy_folder(&folder, &copy);
+    let dev = home.dev();
+    home.run(&["delete", "b/deleted", "-w", "3"]).ok();
+    home.until_held("b/deleted", 0);
+    stop(dev);
+
+    std::fs::remove_dir_all(&folder).unwrap();
+    std::fs::rename(&copy, &folder).unwrap();
+    let dev = home.dev();
+    let is_aside = |entry: std::io::Result<std::fs::DirEntry>| {
+        entry.unwrap().file_name().to_string_lossy().starts_with("store.aside-")
+    };
+    let give_up = Instant::now() + LONG;
+    while !std::fs::read_dir(&folder).unwrap().any(is_aside) {
+        assert!(Instant::now() < give_up, "the old disk is not found out");
+        std::thread::sleep(TICK);
+    }
+    home.until_held("b/kept", 3);
+    home.until_held("b/deleted", 0);
+    assert_eq!(home.run(&["get", "b/deleted"]).code, Some(1));
+    home.run(&["put", "b/deleted", "again", "-w", "3"]).ok();
+    let errors = stop(dev);
+    assert_eq!(errors.matches("node n3 starts again").count(), 1, "{errors}");
 }
 
 /// `count` small files in ten folders.

@@ -5,6 +5,7 @@ use dynkv_sim::{
     disk::{Operation, Trouble},
     history::Key,
     plan::{Plan, What},
+    plans,
     workload::Habit,
 };
 
@@ -95,4 +96,13 @@ fn nth_operation_fails() {
         saw(&seen, "failing disks");
         saw(&seen, "puts done");
     }
+}
+
+/// Of the homes within reach one lacks the last writes, and the other cannot read its records: reads fail, until the third is back.
+#[test]
+fn records_rot_beside_a_home_that_is_behind() {
+    let seen = check(plans::records_rot_beside_a_home_that_is_behind);
+    saw(&seen, "rotten disks");
+    saw(&seen, "gets failed");
+    saw(&seen, "nodes: records_healed");
 }

@@ -5,6 +5,7 @@ use dynkv_sim::{
     history::Key,
     network::{Latency, Weather},
     plan::{Plan, What},
+    plans, rounds,
     workload::{Habit, Step},
 };
 use std::time::Duration;
@@ -100,11 +101,12 @@ fn delayed_write_after_reap() {
     saw(&seen, REFUSED);
 }
 
-/// Replicas that differ are mended, by reads and by comparisons, while deletes go on and settle.
+/// Replicas that differ are mended, by reads and by comparisons, while deletes go on and settle: those that were cut off, and one that has lost everything.
 #[test]
 fn delete_during_repair() {
     let seen = check(|seed| {
         let plan = Plan::quiet(2 * seed, 3, 25_000).grace(100).random_sessions(3, &keys(4));
+        let plan = plan.fault(7_500, 300, What::Wipe(seed as usize % 3));
         (0..5).fold(plan, |plan, turn| {
             plan.fault(500 + 4_500 * turn, 1_800, What::Split(vec![(seed + turn) as usize % 3]))
         })
@@ -162,6 +164,24 @@ fn new_disk_while_keys_settle() {
     });
     saw(&seen, "nodes: disks_admitted");
     saw(&seen, DROPPED);
+}
+
+/// Whoever has heard of another change, such as a new disk, takes no part in rounds of those who have not.
+#[test]
+fn rounds_of_another_history_are_refused() {
+    for seed in 0..3 {
+        assert_eq!(rounds::of_another_history(seed), Ok(()));
+    }
+}
+
+/// An old disk and an empty one are alone with each other: the old one must not admit the empty one.
+#[test]
+fn old_disk_meets_a_new_one() {
+    check_each(plans::old_disk_meets_a_new_one, |report| {
+        saw(&report.seen, DROPPED);
+        saw(&report.seen, SET_ASIDE);
+        saw(&report.seen, "nodes: disks_admitted");
+    });
 }
 
 /// Every outage is longer than the grace.
