@@ -361,7 +361,7 @@ impl<'a> Read<'a> {
             }
             // "The same" as what this node holds, which may have been set aside meanwhile as read too early: whoever has said so has not read it too early.
             (None, Some(own)) if taken.digest.is_some() => {
-                drop(self.merged.merge(own.clone(), self.conflict))
+                self.merged.merge(own.clone(), self.conflict);
             }
             (None, _) => {}
         }
