@@ -27,9 +27,9 @@ use super::{
 use crate::{
     background::Work,
     hints::Place,
+    incoming::Incoming,
     key::Key,
     planted::{self, Bug},
-    replica::Incoming,
     settle::{
         self, TakeError,
         send::{self, Held, How, Source},

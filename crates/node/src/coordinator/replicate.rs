@@ -21,9 +21,9 @@ use super::{
 use crate::{
     background::Work,
     hints::{HintError, Place},
+    incoming::Incoming,
     key::Key,
     peers::PeerError,
-    replica::Incoming,
     settle::{
         TakeError,
         send::{self, GiveError, Held, How, Source},

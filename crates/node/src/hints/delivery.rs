@@ -11,11 +11,11 @@ use tokio::{sync::oneshot, time::MissedTickBehavior};
 use super::Queued;
 use crate::{
     background::Work,
+    incoming::Incoming,
     key::Key,
     peers::PeerError,
     planted::{self, Bug},
     record::parse_record_key,
-    replica::Incoming,
     settle::send::{self, GiveError, How, Source},
     shared::Shared,
     storage::StorageError,

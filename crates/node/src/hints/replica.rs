@@ -9,9 +9,10 @@ use dynkv_ring::NodeId;
 use super::{Delta, Hint, HintError};
 use crate::{
     cluster::View,
+    incoming::Incoming,
     key::{Key, RecordAt},
     record::Record,
-    replica::{Incoming, Replica},
+    replica::Replica,
     storage::{Apply, Done, Durability, Space, StorageError, Transaction},
     trees::TreeChange,
 };
