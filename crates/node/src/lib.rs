@@ -23,6 +23,7 @@ mod env;
 mod gossip;
 mod held;
 mod hints;
+mod incoming;
 mod key;
 mod metrics;
 mod news;

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use dynkv_proto::{Conflict, Digest};
 
 use crate::{
+    incoming::Incoming,
     key::{Key, RecordAt},
     record::Record,
-    replica::{Incoming, Replica},
+    replica::Replica,
     settle::{TakeError, compact::unsettled_since_ms},
     storage::{Apply, Done, Durability, Space, StorageError, Transaction},
     trees::{TreeChange, index::Entered},

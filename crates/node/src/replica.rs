@@ -10,8 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use dynkv_proto::{
-    Actor, Conflict, ContextToken, DecodeError, Digest, ListedKey, Marks, PutId, PutSeenReply, Seen, Stamp,
-    State, Version,
+    Actor, Conflict, ContextToken, Digest, ListedKey, PutId, PutSeenReply, Seen, Stamp, State, Version,
 };
 use dynkv_ring::PartitionId;
 use dynkv_vclock::{CausalContext, Dot, HybridClock, HybridTime};
@@ -24,6 +23,7 @@ use crate::{
     damaged::Damaged,
     env::Env,
     hints::{HintError, Hints, Kept, Place},
+    incoming::Incoming,
     key::{Key, RecordAt},
     metrics::Metrics,
     planted::{self, Bug},
@@ -663,38 +663,6 @@ fn list_entry(key: &Bytes, value: Bytes) -> Result<ListedKey, StorageError> {
     let live = !record.decode_state()?.is_absent();
     // Copied, so that the page does not keep blocks of the store alive.
     Ok(ListedKey { key: Bytes::copy_from_slice(key).into(), digest: record.digest()?, live })
-}
-
-/// A state from elsewhere, decoded and verified.
-#[derive(Clone, Debug)]
-pub(crate) struct Incoming {
-    pub(crate) bytes: Bytes,
-    pub(crate) state: State,
-    /// The settlement marks under which it was read from storage.
-    pub(crate) marks: Marks,
-}
-
-impl Incoming {
-    /// Decodes `bytes` and verifies every value.
-    ///
-    /// # Errors
-    /// [`DecodeError`] when they are no state or a value fails its checksum.
-    pub(crate) fn verify(bytes: Bytes, marks: Marks) -> Result<Incoming, DecodeError> {
-        let state = State::decode(bytes.clone())?;
-        if !state.is_intact() {
-            return Err(DecodeError::Body { reason: "a value fails its checksum".into() });
-        }
-        Ok(Incoming { bytes, state, marks })
-    }
-
-    /// The digest of the state.
-    pub(crate) fn digest(&self) -> Result<Digest, DecodeError> {
-        State::digest(&self.bytes)
-    }
-
-    pub(crate) fn puts(&self) -> impl Iterator<Item = (PutId, Dot<Actor>)> {
-        self.state.siblings().iter().map(|(dot, version)| (version.put_id, *dot))
-    }
 }
 
 #[cfg(test)]

@@ -101,7 +101,6 @@ impl Proposal<'_> {
         let mut promises = Promises { sealed: Vec::new(), accepted: None };
         for (holder, vote) in votes {
             *highest = vote.promised.max(*highest);
-            if std::env::var("CHAIN").is_ok() { eprintln!("  vote {holder:?} {vote:?} to {ballot}"); }
             if vote.configuration.epoch != members.epoch || vote.promised != ballot {
                 continue;
             }
@@ -139,7 +138,6 @@ impl Proposal<'_> {
             let answer = self.node.peers.request::<dynkv_proto::ChainJoinReply>(reader, Class::Foreground, frame, JOIN_TIMEOUT).await;
             if let Err(error) = &answer {
                 tracing::debug!(partition = self.partition, %reader, %error, "a member-to-be has not read everything");
-            if std::env::var("CHAIN").is_ok() { eprintln!("  join {reader} {error}"); }
             }
             answer.is_ok()
         });

@@ -80,17 +80,16 @@ async fn give_up(node: &Arc<Shared>, partition: PartitionId) {
             tracing::debug!(%partition, "a partition was handed over and is dropped");
         }
         // Something has come in between: once more.
-        Ok(false) => { if std::env::var("CHAIN").is_ok() { eprintln!("{} give p{partition} not ended", node.cluster.me.id); } }
+        Ok(false) => {}
         Err(error) => tracing::warn!(%error, "a partition was not given up"),
     }
 }
 
 async fn give(node: &Arc<Shared>, home: NodeId, partition: PartitionId) -> bool {
     match entropy::give_all(node, home, partition.0).await {
-        Ok(equal) => { if std::env::var("CHAIN").is_ok() && !equal { eprintln!("{} give p{partition} to {home}: not equal", node.cluster.me.id); } equal }
+        Ok(equal) => equal,
         Err(error) => {
             tracing::debug!(%home, %partition, %error, "a partition was not handed over yet");
-            if std::env::var("CHAIN").is_ok() { eprintln!("{} give p{partition} to {home}: {error}", node.cluster.me.id); }
             false
         }
     }

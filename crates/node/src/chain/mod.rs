@@ -112,7 +112,6 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
         let is_moved = wanted.len() != members.holders.len() || wanted.iter().any(|holder| !members.holders.contains(holder));
         let gone = said.gone(&view, &members);
         let up = members.holders.iter().filter(|holder| is_up(node, &holder.node) && has_its_disk(&view, holder)).count();
-        if std::env::var("CHAIN").is_ok() { eprintln!("{} {:?} p{partition} e{} {:?} target {:?} wanted {:?} gone {gone:?} up {up} ready {:?} disks {:?} fresh {:?}", node.cluster.me.id, Instant::now(), members.epoch, members.holders, target, wanted, said.ready, said.disks, Freshness::of(&view, members.holders.len())); }
         // A seal that cannot be followed by a decision only stops requests.
         if !Freshness::of(&view, members.holders.len()).may_choose(up, gone.nodes.len()) {
             return None;
@@ -127,7 +126,6 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
     let mut attempts = stream::iter(attempts.collect::<Vec<_>>()).buffer_unordered(CHANGES_MAX);
     while let Some((partition, attempted, highest)) = attempts.next().await {
         pace.highest.insert(partition.0, highest);
-        if std::env::var("CHAIN").is_ok() { eprintln!("{} {:?} p{partition} {attempted:?}", node.cluster.me.id, Instant::now()); }
         node.metrics.configuration_attempts.inc();
         if attempted != Attempted::Decided {
             let jitter = Duration::from_millis(node.env.random() % BACKOFF.as_millis() as u64);

@@ -27,9 +27,9 @@ use super::{
 use crate::{
     background::Work,
     hints::Place,
+    incoming::Incoming,
     key::Key,
     planted::{self, Bug},
-    replica::Incoming,
     settle::{
         self, TakeError,
         send::{self, Held, How, Source},
@@ -391,7 +391,7 @@ impl<'a> Read<'a> {
             }
             // "The same" as what this node holds, which may have been set aside meanwhile as read too early: whoever has said so has not read it too early.
             (None, Some(own)) if taken.digest.is_some() => {
-                drop(self.merged.merge(own.clone(), self.conflict))
+                self.merged.merge(own.clone(), self.conflict);
             }
             (None, _) => {}
         }

@@ -21,10 +21,11 @@ use super::{
 };
 use crate::{
     hints::{HintError, Place},
+    incoming::Incoming,
     key::Key,
     planted::{self, Bug},
     put_ids::Attempt,
-    replica::{Incoming, Mint, MintError, Minted},
+    replica::{Mint, MintError, Minted},
     settle::{TakeError, send::Held},
     shared::Shared,
     storage::{Durability, StorageError},

@@ -22,10 +22,10 @@ use crate::{
     background::Work,
     chain::Members,
     hints::{HintError, Place},
+    incoming::Incoming,
     key::Key,
     peers::PeerError,
     planted::{self, Bug},
-    replica::Incoming,
     settle::{
         TakeError,
         send::{self, GiveError, Held, How, Source},

@@ -21,10 +21,10 @@ use tokio::{sync::oneshot, time::timeout};
 
 use crate::{
     background::Work,
+    incoming::Incoming,
     key::Key,
     peers::PeerError,
     record::parse_record_key,
-    replica::Incoming,
     settle::{self, TakeError, send},
     shared::Shared,
     storage::StorageError,

@@ -20,9 +20,9 @@ use super::{
 use crate::{
     background::Work,
     hints::Place,
+    incoming::Incoming,
     key::Key,
     record::parse_record_key,
-    replica::Incoming,
     settle::send::{self, How, Source},
     shared::Shared,
     storage::StorageError,

@@ -12,11 +12,11 @@ use tokio::{sync::oneshot, time::MissedTickBehavior};
 use super::Queued;
 use crate::{
     background::Work,
+    incoming::Incoming,
     key::Key,
     peers::PeerError,
     planted::{self, Bug},
     record::parse_record_key,
-    replica::Incoming,
     settle::{
         TakeError,
         send::{self, GiveError, Held, How, Source},

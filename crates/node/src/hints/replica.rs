@@ -8,9 +8,10 @@ use dynkv_ring::NodeId;
 
 use super::{Delta, Hint, HintError};
 use crate::{
+    incoming::Incoming,
     key::{Key, RecordAt},
     record::Record,
-    replica::{Incoming, Replica},
+    replica::Replica,
     storage::{Apply, Done, Durability, Space, StorageError, Transaction},
     trees::TreeChange,
 };
