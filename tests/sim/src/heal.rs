@@ -71,7 +71,7 @@ pub(crate) async fn read_all(
     }
     for round in 0..2 {
         if round == 1 && plan.grace_ms.is_some() && !world.anti_entropy {
-            equal_by_reads(world, plan, &client, &mut session, keys).await?;
+            equal_by_reads(world, plan, &mut session, keys).await?;
             settled::everywhere(world, nodes).await?;
         }
         let before = count_repairs(world);
@@ -103,12 +103,11 @@ pub(crate) async fn read_all(
 async fn equal_by_reads(
     world: &mut World,
     plan: &Plan,
-    client: &Client,
     session: &mut Session,
     keys: &[Key],
 ) -> Result<(), Violation> {
     for _ in 0..READS_UNTIL_EQUAL {
-        if homes_are_equal(&mut replicas::all(world, plan.nodes), client, keys).is_ok() {
+        if homes_are_equal(&mut replicas::all(world, plan.nodes), &world.membership(), keys).is_ok() {
             break;
         }
         for key in keys {

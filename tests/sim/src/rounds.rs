@@ -33,7 +33,7 @@ pub fn of_another_history(seed: u64) -> Result<(), Violation> {
 
 async fn ask(seed: u64) -> Result<(), Violation> {
     let mut world = World::new(seed, 3);
-    world.found(8, 3).await;
+    world.found(8, 3, 0).await;
     // Until everybody has heard of all disks.
     tokio::time::sleep(Duration::from_secs(20)).await;
     let client = world.client(TIMEOUT).await;
