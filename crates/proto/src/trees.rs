@@ -1,7 +1,7 @@
 //! Messages of the anti-entropy: what two replicas hold, compared, and the states in which they differ.
 
 use crate::{
-    Blob, Digest, Round, Stamp, TreePosition,
+    Blob, Digest, Marks, Stamp, TreePosition,
     array::{array, message},
 };
 
@@ -47,9 +47,9 @@ array! {
         position: TreePosition,
         /// Digest of the state that the asker has there; `None`: of none.
         have: Option<Digest>,
-        /// What the asker has promised for the place's partition: whoever has promised less promises the same, and leaves the
-        /// place out.
-        promise: Round = Round::default(),
+        /// The asker's marks of the place's partition: whoever has promised less promises the same first, and whoever has not agreed to
+        /// what is decided finds out that its disk is an old one.
+        marks: Marks = Marks::default(),
     }
 }
 

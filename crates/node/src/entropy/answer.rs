@@ -1,15 +1,18 @@
 //! Answering other nodes that compare themselves with this one.
 
+use std::sync::Arc;
+
 use bytes::{Bytes, BytesMut};
 use dynkv_merkle::{AnswerError, Request, RootsRequest};
 use dynkv_proto::{
-    Failure, FailureCode, Frame, Marks, Stamp, StateAsked, StateFound, States, StatesReply, TreeCompareReply,
+    Failure, FailureCode, Frame, Stamp, StateAsked, StateFound, States, StatesReply, TreeCompareReply,
     TreeRoots, TreeRootsReply,
 };
 use dynkv_ring::NodeId;
 
 use super::states::partition_at;
 use crate::{
+    cluster::View,
     key::Key,
     record::parse_record_key,
     shared::Shared,
@@ -34,6 +37,15 @@ fn storage_failure(node: &Shared, error: &StorageError) -> Failure {
     Failure::not_done(FailureCode::Storage, format!("node {}: {error}", node.cluster.me.id))
 }
 
+/// The view under which this node's disk may hold state.
+fn serving(node: &Shared) -> Result<Arc<View>, Failure> {
+    let view = node.cluster.view();
+    match node.cluster.serving(&view) {
+        Ok(()) => Ok(view),
+        Err(reason) => Err(Failure::not_done(FailureCode::NotServing, reason.to_string())),
+    }
+}
+
 /// Answers with the roots that this node shares with `from`, in short if they are equal.
 pub(crate) async fn roots(
     node: &Shared,
@@ -41,10 +53,7 @@ pub(crate) async fn roots(
     request: &TreeRoots,
     body: &[u8],
 ) -> Result<(TreeRootsReply, Bytes), Failure> {
-    let view = node.cluster.view();
-    if let Err(reason) = node.cluster.serving(&view) {
-        return Err(Failure::not_done(FailureCode::NotServing, reason.to_string()));
-    }
+    let view = serving(node)?;
     if request.exact.is_none() && view.digest != request.view {
         let message = format!("node {} has another view of the cluster", node.cluster.me.id);
         return Err(Failure { view: view.digest, ..Failure::not_done(FailureCode::Stale, message) });
@@ -107,6 +116,8 @@ pub(crate) async fn states(
     from: NodeId,
     request: &States,
 ) -> Result<(StatesReply, Bytes), Failure> {
+    // A disk that is not admitted yet has no marks, which is not to say that it is an old one.
+    serving(node)?;
     node.entropy.compared(from, &node.env);
     // The clients of this node do not wait for it either.
     let _turn = match request.urgent {
@@ -115,11 +126,12 @@ pub(crate) async fn states(
     };
     for asked in request.asked.iter().take(PLACES_MAX) {
         let (partition, marks) = (partition_at(node, asked.position), &node.replica.marks);
-        let theirs = Marks { promise: asked.promise, ..Marks::default() };
-        if marks.is_behind(partition, &theirs) {
-            let promised = marks.promise(partition, &theirs).await;
-            promised.map_err(|error| Failure::not_done(FailureCode::Storage, error.to_string()))?;
-        }
+        // An old disk is found out by either side: were it only by what it asks, that would be up to who of the two asks next.
+        let promised = match marks.is_behind(partition, &asked.marks) {
+            true => marks.promise(partition, &asked.marks).await,
+            false => marks.heed(partition, &asked.marks),
+        };
+        promised.map_err(|error| Failure::not_done(FailureCode::Storage, error.to_string()))?;
     }
     let mut reply = StatesReply { through: 0, absent: Vec::new(), found: Vec::new() };
     let mut body = BytesMut::new();

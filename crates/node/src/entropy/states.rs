@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dynkv_merkle::Difference;
 use dynkv_net::Class;
 use dynkv_proto::{
-    Conflict, Digest, Round, State, StateAsked, StateFound, States, StatesReply, TreePosition,
+    Conflict, Digest, Marks, State, StateAsked, StateFound, States, StatesReply, TreePosition,
 };
 use dynkv_ring::{NodeId, Position};
 use futures_util::{StreamExt, stream};
@@ -99,8 +99,8 @@ pub(super) async fn mend(
             let changed = have.map(|digest| digest.0) != difference.here;
             if !(same || changed && look == Look::Second) {
                 let partition = partition_at(node, position);
-                let promise = node.replica.marks.durable(partition).promise;
-                asked.push(StateAsked { position, have, promise });
+                let marks = node.replica.marks.durable(partition);
+                asked.push(StateAsked { position, have, marks });
             }
         }
         moved += mend_batch(node, peer, asked, look == Look::AtOnce).await?;
@@ -282,7 +282,7 @@ async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) -> Option<u64> {
 
 /// Asks only to look: nothing is taken.
 pub(super) fn name_at(position: TreePosition) -> StateAsked {
-    StateAsked { position, have: None, promise: Round::default() }
+    StateAsked { position, have: None, marks: Marks::default() }
 }
 
 /// The partition of a place.

@@ -1,11 +1,13 @@
 //! Deleted keys go from real disks, and an old copy of a disk does not bring them back.
 
+use bytes::Bytes;
 use dynkv_client::Client;
-use dynkv_net::Role;
+use dynkv_net::{PeerName, Role};
 use dynkv_node::NotServing;
+use dynkv_proto::{Marks, Round, StateAsked, States, TreePosition};
 use dynkv_ring::NodeId;
 use dynkv_tests::{
-    cluster::{Cluster, id},
+    cluster::{CLUSTER, Cluster, id},
     files::copy_folder,
     wait::{eventually, in_time},
 };
@@ -83,4 +85,25 @@ async fn an_old_copy_of_a_disk_is_set_aside_and_filled_again() {
     // It takes part in what settles from now on.
     client.put("b", "deleted", "again").w(3).await.unwrap();
     delete(&client, "deleted").await;
+}
+
+/// Who of two nodes compares is up to chance: an old disk is found out also by what it is asked.
+#[tokio::test]
+async fn an_old_disk_that_is_only_asked_is_found_out() {
+    let cluster = Cluster::start(3).await;
+    let node = id("n3");
+    let peer = cluster.connect_as(node, &PeerName::node(CLUSTER, id("n1")).unwrap()).await;
+    let round = Round(5, 1);
+    let asked = |decided| StateAsked {
+        position: TreePosition(0),
+        have: None,
+        marks: Marks { promise: round, agreed: round, decided },
+    };
+    let ask = |decided| States { asked: vec![asked(decided)], bodies: true };
+    // It can take part in what is not decided yet.
+    peer.ask(&ask(Round::default()), Bytes::new()).await.unwrap();
+    let refused = peer.ask(&ask(round), Bytes::new()).await.unwrap_err();
+    assert!(refused.message.contains("has missed settlement round"), "{refused}");
+    let refused = in_time("the disk is found out", cluster.node(node).refused()).await;
+    assert!(matches!(refused, NotServing::OldDisk { node: refused } if refused == node), "{refused}");
 }
