@@ -195,7 +195,9 @@ impl<'a> Replication<'a> {
     /// Keeps the state for `home` on this node. With its own write it counts once at most: the matching sees to that.
     fn keep_here(&mut self, home: NodeId) {
         let asked = Asked { node: self.node.cluster.me.id, slot: home, durable: true };
-        self.quorum.asked(asked);
+        if self.counts(&asked) {
+            self.quorum.asked(asked);
+        }
         let (node, key, conflict) = (self.node, self.key, self.context.properties.conflict);
         let dot = self.dot;
         let (held, source) = (self.held.clone(), self.source.clone());
@@ -218,6 +220,15 @@ impl<'a> Replication<'a> {
             }
             .boxed(),
         );
+    }
+
+    /// Whether an answer is an acknowledgement. What a home keeps for another home is none, also when its own write has failed: somebody else
+    /// fills its slot then, and when that hint is delivered the two copies are on one disk.
+    fn counts(&self, asked: &Asked) -> bool {
+        let kept_by_home = matches!(self.source, Source::At(Place::Home, _))
+            && asked.node == self.node.cluster.me.id
+            && asked.slot != asked.node;
+        !kept_by_home
     }
 
     /// Waits until the quorum is met, cannot be met, or time is up. Has others stand in for homes that are late.
@@ -270,7 +281,8 @@ impl<'a> Replication<'a> {
     fn take(&mut self, ack: Ack) {
         let Ack { asked, result } = ack;
         match result {
-            Ok(()) => self.quorum.answered(asked),
+            Ok(()) if self.counts(&asked) => self.quorum.answered(asked),
+            Ok(()) => {}
             Err(error) => {
                 self.quorum.failed(asked);
                 self.errors.push(format!("{}: {error}", asked.node));
