@@ -677,7 +677,15 @@ mod tests {
         let trees = Trees::load(storage.clone(), metrics.clone()).expect("an empty store");
         let marks = Arc::new(MarksBook::load(storage.clone()).expect("an empty store"));
         let env = Arc::new(Env::fixed(5));
-        let replica = Replica::new(storage.clone(), Arc::new(hints), Arc::new(trees), marks, Chain::alone(storage), env, metrics);
+        let replica = Replica::new(
+            storage.clone(),
+            Arc::new(hints),
+            Arc::new(trees),
+            marks,
+            Chain::alone(storage),
+            env,
+            metrics,
+        );
         let check = |siblings, header_bytes: usize, bytes: usize| {
             let mut encoded = vec![0; bytes];
             encoded[..4].copy_from_slice(&(header_bytes as u32).to_be_bytes());

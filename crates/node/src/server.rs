@@ -15,8 +15,7 @@ use dynkv_ring::{PartitionId, Position};
 use tokio::time::Instant;
 
 use crate::{
-    chain,
-    coordinator,
+    chain, coordinator,
     entropy::{self, repairs},
     gossip, held,
     hints::{self, HintError, Place},

@@ -5,8 +5,17 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Semaphore;
 
 use crate::{
-    background::Background, chain::{Chain, Learned}, cluster::Cluster, data_dir::DataDir, entropy::Entropy, env::Env,
-    gossip::Gossiper, metrics::Metrics, peers::Peers, replica::Replica, settle::Paused,
+    background::Background,
+    chain::{Chain, Learned},
+    cluster::Cluster,
+    data_dir::DataDir,
+    entropy::Entropy,
+    env::Env,
+    gossip::Gossiper,
+    metrics::Metrics,
+    peers::Peers,
+    replica::Replica,
+    settle::Paused,
 };
 
 /// Client requests coordinated or forwarded at once; more are refused, before their deadline has run.

@@ -48,6 +48,10 @@ pub use bucket::{
     BUCKET_BYTES_MAX, BUCKET_CHANGE_KIND, BucketChange, BucketError, BucketProperties, Buckets, Conflict,
     DEFAULT_BUCKET, KEY_BYTES_MAX, VALUE_BYTES_MAX, check_bucket_name,
 };
+pub use chain::{
+    Accepted, ChainAccept, ChainAcceptReply, ChainJoin, ChainJoinReply, ChainPrepare, ChainPrepareReply,
+    ChainReady, ChainReadyReply, ChainTell, ChainTellReply, Configuration, Holder, Vote,
+};
 pub use context::{CONTEXT_BYTES_MAX, ContextError, ContextToken};
 pub use error::DecodeError;
 pub use failure::{Failure, FailureCode, Outcome};
@@ -68,10 +72,6 @@ pub use runs::{
     KeyName, Repair, RepairReply, RepairRun, RepairStatus, RepairStatusReply, RunState, StopRepair,
     StopRepairReply, StopVerify, StopVerifyReply, Verify, VerifyPhase, VerifyReply, VerifyRun, VerifyStatus,
     VerifyStatusReply,
-};
-pub use chain::{
-    Accepted, ChainAccept, ChainAcceptReply, ChainJoin, ChainJoinReply, ChainPrepare, ChainPrepareReply, ChainReady,
-    ChainReadyReply, ChainTell, ChainTellReply, Configuration, Holder, Vote,
 };
 pub use settle::{
     Admit, AdmitReply, PartitionMarks, SettleDecide, SettleDecideReply, SettleDrop, SettleDropReply,

@@ -122,11 +122,13 @@ array! {
 }
 
 message! {
-    /// The member has the disk in its history, on its own disk.
+    /// The member has the disk in its history, on its own disk; or holds nothing, since its own disk is not admitted either.
     ADMIT_REPLY, AdmitReply {
         /// The marks of all partitions that have any.
         marks: Vec<PartitionMarks>,
         /// The membership history (`dynkv_ring::History::to_bytes`).
         history: Blob,
+        /// Whether the member is not admitted itself: it has never promised anything, and its answer says nothing about the disk.
+        is_newcomer: bool = false,
     }
 }

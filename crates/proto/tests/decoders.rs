@@ -281,7 +281,11 @@ fn settle_drop(marks: Marks) -> SettleDrop {
 
 fn admitted(marks: Marks) -> AdmitReply {
     let of_partition = |partition| PartitionMarks { partition, marks };
-    AdmitReply { marks: [0, 65_535].map(of_partition).into(), history: Bytes::from_static(b"entries").into() }
+    AdmitReply {
+        marks: [0, 65_535].map(of_partition).into(),
+        history: Bytes::from_static(b"entries").into(),
+        is_newcomer: false,
+    }
 }
 
 fn same<M: Message + std::fmt::Debug + PartialEq>(message: &M) {

@@ -6,7 +6,6 @@ use std::{
     time::Duration,
 };
 
-
 use dynkv_ring::{Membership, NodeId, Position, Status};
 use tokio::time::Instant;
 
@@ -132,7 +131,11 @@ async fn partitions_arrive(world: &mut World) -> Result<(), Violation> {
             (None, Some((node, partition))) => format!("partition {partition} is not, for {node}"),
         };
         if begun.elapsed() >= PLACED_WITHIN {
-            return Err(Violation { promise: "after healing partitions get to where they should be", key: None, what });
+            return Err(Violation {
+                promise: "after healing partitions get to where they should be",
+                key: None,
+                what,
+            });
         }
         tokio::time::sleep(Duration::from_millis(500)).await;
     }

@@ -279,7 +279,8 @@ impl World {
     /// What the longest history of a running node says of the members.
     pub fn membership(&self) -> Membership {
         let all = self.running().map(|(_, node)| node.membership());
-        all.max_by_key(|membership| membership.members().len() + 2 * membership.gone().len()).expect("some node runs")
+        all.max_by_key(|membership| membership.members().len() + 2 * membership.gone().len())
+            .expect("some node runs")
     }
 
     /// The nodes that run.

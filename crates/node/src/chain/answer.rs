@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use dynkv_proto::{
-    Accepted, ChainAccept, ChainAcceptReply, ChainJoin, ChainJoinReply, ChainPrepare, ChainPrepareReply, ChainReady,
-    ChainReadyReply, Failure, FailureCode, Holder,
+    Accepted, ChainAccept, ChainAcceptReply, ChainJoin, ChainJoinReply, ChainPrepare, ChainPrepareReply,
+    ChainReady, ChainReadyReply, Failure, FailureCode, Holder,
 };
 
 use super::learn;
-use crate::{
-    shared::Shared,
-    storage::StorageError,
-};
+use crate::{shared::Shared, storage::StorageError};
 
 pub(crate) async fn prepare(node: &Shared, request: ChainPrepare) -> Result<ChainPrepareReply, Failure> {
     let ChainPrepare { partition, epoch, ballot, replaced } = request;
@@ -38,9 +35,14 @@ pub(crate) async fn accept(node: &Shared, request: ChainAccept) -> Result<ChainA
 
 pub(crate) async fn join(node: &Arc<Shared>, request: ChainJoin) -> Result<ChainJoinReply, Failure> {
     let ChainJoin { partition, epoch, sources } = request;
-    learn::join(node, partition, epoch, sources).await.map(|()| ChainJoinReply { reserved: 0 }).map_err(|error| {
-        Failure::not_done(FailureCode::Stale, format!("node {} does not join: {error}", node.cluster.me.id))
-    })
+    learn::join(node, partition, epoch, sources).await.map(|()| ChainJoinReply { reserved: 0 }).map_err(
+        |error| {
+            Failure::not_done(
+                FailureCode::Stale,
+                format!("node {} does not join: {error}", node.cluster.me.id),
+            )
+        },
+    )
 }
 
 pub(crate) fn ready(node: &Shared, request: &ChainReady) -> ChainReadyReply {

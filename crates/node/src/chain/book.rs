@@ -282,7 +282,8 @@ fn founding_ring(founding: &Founding, me: NodeId) -> Ring {
 }
 
 fn founded(ring: &Ring, partition: PartitionId) -> Cell {
-    let holders = ring.homes(partition).iter().map(|&node| Holder { node, disk: Holder::FIRST_DISK }).collect();
+    let holders =
+        ring.homes(partition).iter().map(|&node| Holder { node, disk: Holder::FIRST_DISK }).collect();
     Cell {
         members: Members::new(0, holders),
         promised: Round::default(),
@@ -296,7 +297,15 @@ fn founded(ring: &Ring, partition: PartitionId) -> Cell {
 
 impl From<Stored> for Cell {
     fn from(Stored(epoch, holders, promised, accepted, joining, holds): Stored) -> Cell {
-        Cell { members: Members::new(epoch, holders), promised, accepted, joining, holds, is_member: false, is_confirmed: false }
+        Cell {
+            members: Members::new(epoch, holders),
+            promised,
+            accepted,
+            joining,
+            holds,
+            is_member: false,
+            is_confirmed: false,
+        }
     }
 }
 
@@ -426,7 +435,12 @@ impl Chain {
     }
 
     /// Changes a cell within a transaction.
-    fn change_cell<T>(&self, tx: &mut Transaction<'_>, partition: u32, change: impl FnOnce(&mut Cell) -> T) -> Option<T> {
+    fn change_cell<T>(
+        &self,
+        tx: &mut Transaction<'_>,
+        partition: u32,
+        change: impl FnOnce(&mut Cell) -> T,
+    ) -> Option<T> {
         let (result, cell) = self.change(|state| {
             let State { cells, first_disk, confirmed_by, .. } = state;
             let cell = cells.get_mut(partition as usize)?;
@@ -437,7 +451,8 @@ impl Chain {
         let Cell { members, promised, accepted, joining, holds, .. } = cell;
         let stored = Stored(members.epoch, members.holders.clone(), promised, accepted, joining, holds);
         let mut bytes = Vec::new();
-        ciborium::into_writer(&stored, &mut bytes).expect("memory takes every byte, and nothing here refuses");
+        ciborium::into_writer(&stored, &mut bytes)
+            .expect("memory takes every byte, and nothing here refuses");
         tx.put(Space::Meta, cell_key(partition), bytes.into());
         Some(result)
     }
@@ -452,11 +467,14 @@ impl Chain {
         let chain = self.clone();
         let apply: Apply = Box::new(move |tx| {
             let result = chain.change_cell(tx, partition, change);
-            Box::new(move |outcome: Result<(), StorageError>| drop(sender.send(outcome.map(|()| result)))) as Done
+            Box::new(move |outcome: Result<(), StorageError>| drop(sender.send(outcome.map(|()| result))))
+                as Done
         });
         self.storage.submit(Durability::Disk, apply)?;
         let result = written.await.unwrap_or(Err(StorageError::Closed))?;
-        result.ok_or_else(|| StorageError::Failed { reason: format!("there is no partition {partition} before the founding") })
+        result.ok_or_else(|| StorageError::Failed {
+            reason: format!("there is no partition {partition} before the founding"),
+        })
     }
 }
 
@@ -467,8 +485,12 @@ impl Chain {
         let me: NodeId = "n1".parse().expect("a good id");
         let chain = Chain::load(storage, me, 1).expect("nothing unreadable is stored");
         let members = vec![dynkv_ring::Member::new(me)];
-        let founding =
-            Founding { cluster: "test".into(), partitions: dynkv_ring::PartitionCount::MIN, replicas: 1, members };
+        let founding = Founding {
+            cluster: "test".into(),
+            partitions: dynkv_ring::PartitionCount::MIN,
+            replicas: 1,
+            members,
+        };
         chain.change(|state| {
             let ring = founding_ring(&founding, me);
             state.first_disk = Some(1);

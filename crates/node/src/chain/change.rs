@@ -7,8 +7,8 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use dynkv_net::Class;
 use dynkv_proto::{
-    Accepted, ChainAccept, ChainAcceptReply, ChainJoin, ChainPrepare, ChainPrepareReply, Configuration, Frame, Holder, Message,
-    Request, Round, Vote,
+    Accepted, ChainAccept, ChainAcceptReply, ChainJoin, ChainPrepare, ChainPrepareReply, Configuration,
+    Frame, Holder, Message, Request, Round, Vote,
 };
 use dynkv_ring::{NodeId, PartitionId};
 use futures_util::future::join_all;
@@ -95,7 +95,8 @@ impl Proposal<'_> {
         if !answer::knows(node, &gone.replaced) {
             return None;
         }
-        let request = ChainPrepare { partition, epoch: members.epoch, ballot, replaced: gone.replaced.clone() };
+        let request =
+            ChainPrepare { partition, epoch: members.epoch, ballot, replaced: gone.replaced.clone() };
         let own = node.chain.prepare(partition, members.epoch, ballot);
         let votes = self.ask(&request, own, |reply: ChainPrepareReply| reply.vote).await;
         let mut promises = Promises { sealed: Vec::new(), accepted: None };
@@ -106,7 +107,9 @@ impl Proposal<'_> {
             }
             promises.sealed.push(holder.node);
             let accepted = vote.accepted.into_iter().next();
-            if accepted.as_ref().map(|accepted| accepted.ballot) > promises.accepted.as_ref().map(|accepted| accepted.ballot) {
+            if accepted.as_ref().map(|accepted| accepted.ballot)
+                > promises.accepted.as_ref().map(|accepted| accepted.ballot)
+            {
                 promises.accepted = accepted;
             }
         }
@@ -151,7 +154,8 @@ impl Proposal<'_> {
         let own = node.chain.accept(partition, members.epoch, accepted);
         let votes = self.ask(&request, own, |reply: ChainAcceptReply| reply.vote).await;
         let is_mine = |vote: &Vote| {
-            vote.configuration.epoch == members.epoch && vote.accepted.first().is_some_and(|accepted| accepted.ballot == ballot)
+            vote.configuration.epoch == members.epoch
+                && vote.accepted.first().is_some_and(|accepted| accepted.ballot == ballot)
         };
         let got = votes.iter().filter(|(_, vote)| is_mine(vote)).count();
         let needed = if planted::is(Bug::DecidedAfterOne) { 1 } else { members.holders.len() / 2 + 1 };
@@ -159,7 +163,8 @@ impl Proposal<'_> {
             return false;
         }
         let decided = Configuration { partition, epoch: members.epoch + 1, members: chosen };
-        let told: Vec<NodeId> = members.homes.iter().copied().chain(decided.members.iter().map(|holder| holder.node)).collect();
+        let told: Vec<NodeId> =
+            members.homes.iter().copied().chain(decided.members.iter().map(|holder| holder.node)).collect();
         spread::adopt(node, vec![decided.clone()]).await;
         spread::tell(node, told, decided).await;
         true
@@ -179,7 +184,11 @@ impl Proposal<'_> {
         let others = self.members.holders.iter().filter(|holder| holder.node != me);
         let asked = others.map(|holder| async {
             let frame = Frame::new(request, Bytes::new());
-            let answer = self.node.peers.request::<R::Reply>(holder.node, Class::Foreground, frame, CALL_TIMEOUT).await;
+            let answer = self
+                .node
+                .peers
+                .request::<R::Reply>(holder.node, Class::Foreground, frame, CALL_TIMEOUT)
+                .await;
             (holder.clone(), answer)
         });
         let is_member = self.members.homes.contains(&me);
@@ -195,10 +204,15 @@ impl Proposal<'_> {
         for (holder, answer) in others {
             match answer {
                 Ok((reply, _)) => votes.push((holder, vote(reply))),
-                Err(error) => tracing::debug!(partition = self.partition, member = %holder.node, %error, "a member has not voted"),
+                Err(error) => {
+                    tracing::debug!(partition = self.partition, member = %holder.node, %error, "a member has not voted")
+                }
             }
         }
-        let later = votes.iter().map(|(_, vote)| vote.configuration.clone()).filter(|other| other.epoch > self.members.epoch);
+        let later = votes
+            .iter()
+            .map(|(_, vote)| vote.configuration.clone())
+            .filter(|other| other.epoch > self.members.epoch);
         spread::adopt(self.node, later.collect()).await;
         votes
     }

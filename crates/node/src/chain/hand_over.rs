@@ -101,7 +101,8 @@ async fn sweep(node: &Arc<Shared>, partition: PartitionId) -> Result<(), Storage
     let Some(span) = Span::new(bits, partition.0) else { return Ok(()) };
     let storage = &node.replica.storage;
     loop {
-        let (page, _) = index::page(&**storage, TreePosition(span.first()), TreePosition(span.last()), DELETED_AT_ONCE)?;
+        let (page, _) =
+            index::page(&**storage, TreePosition(span.first()), TreePosition(span.last()), DELETED_AT_ONCE)?;
         let mut records: Vec<Bytes> = page.iter().map(|entry| entry.record.clone()).collect();
         let indexed: Vec<(RecordAt, _)> = page
             .into_iter()
@@ -111,7 +112,11 @@ async fn sweep(node: &Arc<Shared>, partition: PartitionId) -> Result<(), Storage
             // Those that the index does not name.
             storage.scan(Space::Records, &partition_prefix(partition), &[], &mut |key, _| {
                 records.push(key);
-                if records.len() < DELETED_AT_ONCE { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                if records.len() < DELETED_AT_ONCE {
+                    ControlFlow::Continue(())
+                } else {
+                    ControlFlow::Break(())
+                }
             })?;
         }
         if records.is_empty() {

@@ -87,9 +87,17 @@ pub(crate) async fn run(node: Arc<Shared>) {
 }
 
 /// The other members that have anything: not those whose disk was lost.
-fn sources<'a>(node: &Shared, view: &'a View, members: &'a Members) -> impl Iterator<Item = NodeId> + use<'a> {
+fn sources<'a>(
+    node: &Shared,
+    view: &'a View,
+    members: &'a Members,
+) -> impl Iterator<Item = NodeId> + use<'a> {
     let me = node.cluster.me.id;
-    members.holders.iter().filter(move |holder| holder.node != me && has_its_disk(view, holder)).map(|holder| holder.node)
+    members
+        .holders
+        .iter()
+        .filter(move |holder| holder.node != me && has_its_disk(view, holder))
+        .map(|holder| holder.node)
 }
 
 /// Which members have what this node has not read yet.

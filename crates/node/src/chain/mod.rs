@@ -108,10 +108,16 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
     let said = ask(node, &view, &proposals).await;
     let attempts = proposals.into_iter().filter_map(|proposal| {
         let Proposal { partition, members, target } = proposal;
-        let wanted = next(&members.holders, &target, |holder| said.ready.contains(&(holder.node, partition.0)));
-        let is_moved = wanted.len() != members.holders.len() || wanted.iter().any(|holder| !members.holders.contains(holder));
+        let wanted =
+            next(&members.holders, &target, |holder| said.ready.contains(&(holder.node, partition.0)));
+        let is_moved = wanted.len() != members.holders.len()
+            || wanted.iter().any(|holder| !members.holders.contains(holder));
         let gone = said.gone(&view, &members);
-        let up = members.holders.iter().filter(|holder| is_up(node, &holder.node) && has_its_disk(&view, holder)).count();
+        let up = members
+            .holders
+            .iter()
+            .filter(|holder| is_up(node, &holder.node) && has_its_disk(&view, holder))
+            .count();
         // A seal that cannot be followed by a decision only stops requests.
         if !Freshness::of(&view, members.holders.len()).may_choose(up, gone.nodes.len()) {
             return None;
@@ -141,8 +147,11 @@ pub(crate) fn misplaced(node: &Shared) -> Option<PartitionId> {
     view.membership.member(&me)?;
     view.membership.partitions().ids().find(|partition| {
         let (members, target) = (node.chain.members(*partition), target(&view, *partition));
-        let is_there = members.holders.len() == target.len() && target.iter().all(|holder| members.holders.contains(holder));
-        !is_there || node.chain.holds(partition.0) != members.homes.contains(&me) || node.chain.is_sealed(partition.0)
+        let is_there = members.holders.len() == target.len()
+            && target.iter().all(|holder| members.holders.contains(holder));
+        !is_there
+            || node.chain.holds(partition.0) != members.homes.contains(&me)
+            || node.chain.is_sealed(partition.0)
     })
 }
 
@@ -158,7 +167,8 @@ fn proposals(node: &Shared, view: &View, pace: &mut Pace) -> Vec<Proposal> {
     for partition in view.membership.partitions().ids() {
         let members = node.chain.members(partition);
         let target = target(view, partition);
-        let there = members.holders.len() == target.len() && target.iter().all(|holder| members.holders.contains(holder));
+        let there = members.holders.len() == target.len()
+            && target.iter().all(|holder| members.holders.contains(holder));
         let sealed = node.chain.is_sealed(partition.0);
         if !sealed {
             pace.impatient_at.remove(&partition.0);
@@ -222,7 +232,8 @@ async fn ask(node: &Arc<Shared>, view: &View, proposals: &[Proposal]) -> Said {
             return Some((other, answer::ready(node, &ChainReady { partitions })));
         }
         let frame = Frame::new(&ChainReady { partitions }, Bytes::new());
-        let answer = node.peers.request::<ChainReadyReply>(other, Class::Background, frame, CALL_TIMEOUT).await;
+        let answer =
+            node.peers.request::<ChainReadyReply>(other, Class::Background, frame, CALL_TIMEOUT).await;
         Some((other, answer.ok()?.0))
     });
     let mut said = Said::default();

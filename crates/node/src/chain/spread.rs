@@ -58,10 +58,17 @@ async fn exchange(node: &Arc<Shared>, other: NodeId, configurations: Vec<Configu
 
 /// Answers [`ChainTell`].
 pub(crate) async fn told(node: &Arc<Shared>, request: ChainTell) -> ChainTellReply {
-    let asked: Vec<(u32, u64)> =
-        request.configurations.iter().map(|configuration| (configuration.partition, configuration.epoch)).collect();
+    let asked: Vec<(u32, u64)> = request
+        .configurations
+        .iter()
+        .map(|configuration| (configuration.partition, configuration.epoch))
+        .collect();
     adopt(node, request.configurations).await;
-    let mine = asked.into_iter().map(|(partition, epoch)| (node.chain.members(PartitionId(partition)), partition, epoch));
+    let mine = asked
+        .into_iter()
+        .map(|(partition, epoch)| (node.chain.members(PartitionId(partition)), partition, epoch));
     let later = mine.filter(|(members, _, epoch)| members.epoch > *epoch);
-    ChainTellReply { configurations: later.map(|(members, partition, _)| members.to_configuration(partition)).collect() }
+    ChainTellReply {
+        configurations: later.map(|(members, partition, _)| members.to_configuration(partition)).collect(),
+    }
 }

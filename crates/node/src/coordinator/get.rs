@@ -180,12 +180,7 @@ struct Read<'a> {
 
 impl<'a> Read<'a> {
     /// Reads the own copy and asks as many others as the quorum needs.
-    fn new(
-        node: &'a Arc<Shared>,
-        context: &'a Context,
-        key: &'a Key,
-        need: Need,
-    ) -> Read<'a> {
+    fn new(node: &'a Arc<Shared>, context: &'a Context, key: &'a Key, need: Need) -> Read<'a> {
         let me = node.cluster.me.id;
         let homes = &context.members.homes;
         let mut unasked: Vec<NodeId> = homes.iter().copied().filter(|home| *home != me).collect();
@@ -353,7 +348,14 @@ impl<'a> Read<'a> {
     }
 
     fn hedge_after(&self) -> Duration {
-        let usual = self.context.members.homes.iter().map(|home| self.node.peers.latency(*home)).max().unwrap_or_default();
+        let usual = self
+            .context
+            .members
+            .homes
+            .iter()
+            .map(|home| self.node.peers.latency(*home))
+            .max()
+            .unwrap_or_default();
         (usual * HEDGE_FACTOR).clamp(HEDGE_MIN, HEDGE_MAX)
     }
 

@@ -166,8 +166,7 @@ pub(crate) fn accept<R: Coordinated + Send + 'static>(
     } else if !forwarded {
         tokio::spawn(forward::forward(node, context, request, body, answer));
     } else {
-        let message =
-            format!("node {} is no home of this key, as far as it knows", node.cluster.me.id);
+        let message = format!("node {} is no home of this key, as far as it knows", node.cluster.me.id);
         answer.failed(&failure(&context.view, FailureCode::NotHome, message));
     }
 }

@@ -262,7 +262,9 @@ impl<'a> Replication<'a> {
     /// Keeps the state for `home` on this node. With its own write it counts once at most: the matching sees to that.
     fn keep_here(&mut self, home: NodeId) {
         let asked = Asked { node: self.node.cluster.me.id, slot: home, durable: true };
-        self.quorum.asked(asked);
+        if self.counts(&asked) {
+            self.quorum.asked(asked);
+        }
         let (node, key, conflict) = (self.node, self.key, self.context.properties.conflict);
         let dot = self.dot;
         let (held, source) = (self.held.clone(), self.source.clone());
@@ -285,6 +287,15 @@ impl<'a> Replication<'a> {
             }
             .boxed(),
         );
+    }
+
+    /// Whether an answer is an acknowledgement. What a home keeps for another home is none, also when its own write has failed: somebody else
+    /// fills its slot then, and when that hint is delivered the two copies are on one disk.
+    fn counts(&self, asked: &Asked) -> bool {
+        let kept_by_home = matches!(self.source, Source::At(Place::Home, _))
+            && asked.node == self.node.cluster.me.id
+            && asked.slot != asked.node;
+        !kept_by_home
     }
 
     /// Waits until the quorum is met, cannot be met, or time is up. Has others stand in for homes that are late.
@@ -310,7 +321,14 @@ impl<'a> Replication<'a> {
     }
 
     fn late_after(&self) -> Duration {
-        let usual = self.context.members.homes.iter().map(|home| self.node.peers.latency(*home)).max().unwrap_or_default();
+        let usual = self
+            .context
+            .members
+            .homes
+            .iter()
+            .map(|home| self.node.peers.latency(*home))
+            .max()
+            .unwrap_or_default();
         // Early enough for the other nodes to answer before the client gives up.
         (usual * LATE_FACTOR).clamp(LATE_MIN, LATE_MAX).min(self.context.time_left() / 3)
     }
@@ -335,6 +353,7 @@ impl<'a> Replication<'a> {
     fn take(&mut self, ack: Ack) {
         let Ack { asked, result } = ack;
         match result {
+            Ok(_) if !self.counts(&asked) => {}
             Ok(true) => self.quorum.answered(asked),
             Ok(false) => self.quorum.answered_uncounted(asked),
             Err(error) => {

@@ -235,12 +235,17 @@ impl Pass<'_> {
     /// Compares the one partition and mends what differs, with as many pushes of what the other has nothing of. `None`: nothing differs.
     async fn exchange(mut self, partition: u32, mut pushes: usize) -> Result<Option<Moved>, CompareError> {
         let Pass { node, peer, .. } = self;
-        let broken_off = || CompareError::Peer { peer, reason: format!("partition {partition} has no tree there or here now") };
+        let broken_off = || CompareError::Peer {
+            peer,
+            reason: format!("partition {partition} has no tree there or here now"),
+        };
         let RootsFound { differing, equal, .. } = self.roots(None).await?;
         if equal.contains(&partition) {
             return Ok(None);
         }
-        let Some((_, depth)) = differing.into_iter().find(|(of, _)| *of == partition) else { return Err(broken_off()) };
+        let Some((_, depth)) = differing.into_iter().find(|(of, _)| *of == partition) else {
+            return Err(broken_off());
+        };
         let mut descent = self.descend(partition, depth, 1);
         let mut moved = Moved::default();
         loop {
@@ -308,7 +313,6 @@ impl Descent {
         Ok(true)
     }
 }
-
 
 /// Waits for a turn.
 pub(super) async fn turn(node: &Shared) -> Result<Turn, CompareError> {

@@ -1,6 +1,11 @@
 //! Making two replicas equal where they differ: a second look, then states in both directions.
 
-use std::{collections::{BTreeMap, BTreeSet}, ops::AddAssign, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::AddAssign,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use dynkv_merkle::Difference;
@@ -128,8 +133,10 @@ async fn mend_batch(
             true => None,
             false => Some(turn(node).await?),
         };
-        let (reply, mut body) = ask_states(node, peer, States { asked: asked.clone(), bodies: true, urgent }).await?;
-        let told: BTreeSet<u32> = reply.found.iter().map(|found| found.at).chain(reply.absent.iter().copied()).collect();
+        let (reply, mut body) =
+            ask_states(node, peer, States { asked: asked.clone(), bodies: true, urgent }).await?;
+        let told: BTreeSet<u32> =
+            reply.found.iter().map(|found| found.at).chain(reply.absent.iter().copied()).collect();
         moved.left_out += u64::from(reply.through).saturating_sub(told.len() as u64);
         let mut lacking: Vec<Key> = Vec::new();
         for place in reply.absent.iter().filter_map(|at| asked.get(*at as usize)) {

@@ -227,9 +227,9 @@ async fn give_to_members(
             Err(error) => {
                 return Err(match undelivered(home, error) {
                     // The target is not the one in trouble: other hints for it may go elsewhere.
-                    Undelivered::NoAnswer(reason) => {
-                        Undelivered::Refused(format!("{target} is no home of it any more, and {home}, which is: {reason}"))
-                    }
+                    Undelivered::NoAnswer(reason) => Undelivered::Refused(format!(
+                        "{target} is no home of it any more, and {home}, which is: {reason}"
+                    )),
                     refused => refused,
                 });
             }

@@ -10,9 +10,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    chain::Chain,
     env::Env,
     hints::{Hints, Place},
-    chain::Chain,
     metrics::Metrics,
     put_ids::Attempt,
     replica::Mint,
@@ -29,7 +29,15 @@ fn replica() -> Arc<Replica> {
     let hints = Hints::load(storage.clone(), metrics.clone(), 1000).expect("an empty store");
     let trees = Trees::load(storage.clone(), metrics.clone()).expect("an empty store");
     let marks = Arc::new(MarksBook::load(storage.clone()).expect("an empty store"));
-    Replica::new(storage.clone(), Arc::new(hints), Arc::new(trees), marks, Chain::alone(storage), Arc::new(Env::fixed(5)), metrics)
+    Replica::new(
+        storage.clone(),
+        Arc::new(hints),
+        Arc::new(trees),
+        marks,
+        Chain::alone(storage),
+        Arc::new(Env::fixed(5)),
+        metrics,
+    )
 }
 
 fn key(name: u8) -> Key {

@@ -2,7 +2,7 @@
 //!
 //! A founding member's first disk is named by the first entry about it in the history, which the member writes itself, and holds state once that is
 //! in its own history: no round can have succeeded without that member, or without that entry. Every later disk is a newcomer, which holds
-//! nothing until a majority of the others have its entry on their disks: rounds that were under way without it cannot end any more.
+//! nothing until a majority of the others that may hold something have its entry on their disks: rounds that were under way without it cannot end any more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -96,8 +96,9 @@ async fn confirm(node: &Arc<Shared>) {
         let all = others.is_empty();
         let asked = others.into_iter().map(|other| async move {
             let frame = Frame::new(&Admit { node: me, disk }, Bytes::new());
-            let answer = node.peers.request::<AdmitReply>(other, Class::Background, frame, CALL_TIMEOUT).await;
-            answer.ok().map(|_| other)
+            let answer =
+                node.peers.request::<AdmitReply>(other, Class::Background, frame, CALL_TIMEOUT).await;
+            answer.ok().filter(|(reply, _)| !reply.is_newcomer).map(|_| other)
         });
         for other in join_all(asked).await.into_iter().flatten() {
             node.chain.confirmed_by(other);
@@ -155,11 +156,7 @@ async fn ask(node: &Arc<Shared>, view: &View, disk: u64) -> Result<Vec<Partition
     let me = node.cluster.me.id;
     let others: Vec<NodeId> =
         view.membership.members().map(|state| state.member.id).filter(|id| *id != me).collect();
-    let needed = match planted::is(Bug::AdmittedByOne) {
-        true => 1,
-        // Of the others: two newcomers would wait for each other.
-        false => (others.len() / 2 + 1).min(others.len()),
-    };
+    let mut holders = others.len();
     let asked = others.into_iter().map(|other| async move {
         let frame = Frame::new(&Admit { node: me, disk }, Bytes::new());
         node.peers.request::<AdmitReply>(other, Class::Background, frame, CALL_TIMEOUT).await
@@ -176,6 +173,10 @@ async fn ask(node: &Arc<Shared>, view: &View, disk: u64) -> Result<Vec<Partition
         let history =
             History::from_bytes(&reply.history).map_err(|error| AdmitError::History(error.to_string()))?;
         node.cluster.unite_history(&history).await.map_err(|error| AdmitError::History(error.to_string()))?;
+        if reply.is_newcomer {
+            holders -= 1;
+            continue;
+        }
         got += 1;
         for PartitionMarks { partition, marks } in reply.marks {
             let greatest = greatest.entry(partition).or_default();
@@ -184,6 +185,11 @@ async fn ask(node: &Arc<Shared>, view: &View, disk: u64) -> Result<Vec<Partition
             greatest.agreed = greatest.promise;
         }
     }
+    // Not of the newcomers among them: many that come at once would wait for each other.
+    let needed = match planted::is(Bug::AdmittedByOne) {
+        true => 1,
+        false => (holders / 2 + 1).min(holders),
+    };
     if got < needed {
         return Err(AdmitError::TooFew { got, needed });
     }
@@ -213,9 +219,15 @@ async fn enter(node: &Arc<Shared>, disk: u64, marks: Vec<PartitionMarks>) -> Res
 pub(crate) async fn answer(node: Arc<Shared>, request: Admit) -> Result<AdmitReply, Failure> {
     let refused =
         |code, reason: String| Failure::not_done(code, format!("node {}: {reason}", node.cluster.me.id));
-    node.cluster
-        .serving(&node.cluster.view())
-        .map_err(|reason| refused(FailureCode::NotServing, reason.to_string()))?;
+    let view = node.cluster.view();
+    match node.cluster.serving(&view) {
+        Ok(()) => {}
+        Err(NotServing::Admitting { .. }) => {
+            let history = view.history.to_bytes().into();
+            return Ok(AdmitReply { marks: Vec::new(), history, is_newcomer: true });
+        }
+        Err(reason) => return Err(refused(FailureCode::NotServing, reason.to_string())),
+    }
     let (sender, answered) = oneshot::channel();
     let shared = node.clone();
     // In a transaction, so that rounds are promised before it, and told of, or after it, and refused for their history.
@@ -227,6 +239,7 @@ pub(crate) async fn answer(node: Arc<Shared>, request: Admit) -> Result<AdmitRep
                 .map(|(partition, marks)| PartitionMarks { partition, marks })
                 .collect(),
             history: view.history.to_bytes().into(),
+            is_newcomer: false,
         });
         Box::new(move |outcome: Result<(), StorageError>| drop(sender.send(outcome.map(|()| reply)))) as Done
     });
