@@ -41,7 +41,7 @@ fn prepare() -> Cluster {
         .expect("a runtime without I/O is memory only");
     let (world, client) = runtime.block_on(async {
         let mut world = World::new(1, 3);
-        world.found(64, 3).await;
+        world.found(64, 3, 0).await;
         // Nodes have looked how busy they are and built their trees, which puts keep up.
         tokio::time::sleep(SETTLED).await;
         let client = world.client(Duration::from_secs(60)).await;

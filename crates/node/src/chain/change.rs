@@ -205,7 +205,7 @@ impl Proposal<'_> {
             match answer {
                 Ok((reply, _)) => votes.push((holder, vote(reply))),
                 Err(error) => {
-                    tracing::debug!(partition = self.partition, member = %holder.node, %error, "a member has not voted")
+                    tracing::debug!(partition = self.partition, member = %holder.node, %error, "a member has not voted");
                 }
             }
         }

@@ -138,7 +138,7 @@ async fn sweep(node: &Arc<Shared>, partition: PartitionId) -> Result<(), Storage
             }
             Box::new(move |outcome: Result<(), StorageError>| {
                 if outcome.is_ok() {
-                    changes.into_iter().for_each(|change| change.committed());
+                    changes.into_iter().for_each(super::super::trees::TreeChange::committed);
                 }
                 drop(sender.send(outcome.map(|()| held)));
             }) as Done

@@ -150,11 +150,12 @@ pub(super) async fn begin(node: &Arc<Shared>) {
     }
     let me = node.cluster.me.id;
     for partition in view.membership.partitions().ids() {
-        if view.membership.ring().homes(partition).contains(&me) && !node.chain.holds(partition.0) {
-            if let Err(error) = node.chain.begin_to_hold(partition.0).await {
-                tracing::warn!(%error, "this node does not begin to hold a partition");
-                return;
-            }
+        if view.membership.ring().homes(partition).contains(&me)
+            && !node.chain.holds(partition.0)
+            && let Err(error) = node.chain.begin_to_hold(partition.0).await
+        {
+            tracing::warn!(%error, "this node does not begin to hold a partition");
+            return;
         }
     }
 }

@@ -124,7 +124,7 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
         }
         let view = &view;
         let mut highest = pace.highest.get(&partition.0).copied().unwrap_or_default();
-        (is_moved || node.chain.is_sealed(partition.0)).then(|| async move {
+        (is_moved || node.chain.is_sealed(partition.0)).then_some(async move {
             let attempted = attempt(node, view, partition, &members, wanted, &gone, &mut highest).await;
             (partition, attempted, highest)
         })

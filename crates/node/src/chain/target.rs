@@ -56,7 +56,7 @@ impl Freshness {
     }
 
     pub(super) fn is_majority(&self, sealed: usize) -> bool {
-        sealed >= self.members / 2 + 1
+        sealed > self.members / 2
     }
 
     /// Whether `sealed` members, and `gone` others that serve nobody any more, are enough to choose who follows: no quorum is left at this epoch, and

@@ -235,7 +235,11 @@ impl<'a> Replication<'a> {
         let how = How { class, durable: asked.durable, hint_for, timeout };
         let (node, key, dot) = (self.node, self.key, self.dot);
         let (held, source, epoch) = (self.held.clone(), self.source.clone(), self.context.members.epoch);
-        let ack = async move { remote_ack(node, asked, epoch, key, dot, held, &source, how).await };
+        let ack = async move {
+            let given = given(node, asked.node, key, dot, held, &source, how).await;
+            // A replica of another epoch has stored it, but does not count as a home of this one.
+            Ack { asked, result: given.map(|at| at == epoch || planted::is(Bug::EpochUnchecked)) }
+        };
         self.acks.push(ack.boxed());
     }
 
@@ -422,41 +426,37 @@ async fn keep_hint(
     kept.await.unwrap_or(Err(StorageError::Closed.into()))
 }
 
-async fn remote_ack(
+/// The epoch at which another node has taken a state that has `dot`.
+async fn given(
     node: &Arc<Shared>,
-    asked: Asked,
-    epoch: u64,
+    to: NodeId,
     key: &Key,
     dot: Dot<Actor>,
     held: Held,
     source: &Source,
     how: How,
-) -> Ack {
+) -> Result<u64, String> {
     let _turn = match how.class {
         Class::Foreground => None,
         // Nobody waits for it any more.
         Class::Background => match node.background.turn(Work::HintPlacement).await {
             Some(turn) => Some(turn),
-            None => return Ack { asked, result: Err("other background work comes first".into()) },
+            None => return Err("other background work comes first".into()),
         },
     };
     let minted = held.state.clone();
-    let result = match send::give(node, asked.node, key, source, held, how).await {
-        // The same bytes, unless it was read again: not compared, they may be long. A replica of another epoch has stored it, but does
-        // not count as a home of this one.
-        Ok((reply, taken)) if taken.as_ptr() == minted.as_ptr() || knows(&taken, dot) => {
-            Ok(reply.stamp.0 == epoch || planted::is(Bug::EpochUnchecked))
-        }
+    match send::give(node, to, key, source, held, how).await {
+        // The same bytes, unless it was read again: not compared, they may be long.
+        Ok((reply, taken)) if taken.as_ptr() == minted.as_ptr() || knows(&taken, dot) => Ok(reply.stamp.0),
         Ok(_) => Err(NOT_HERE.into()),
         Err(GiveError::Peer(PeerError::Refused(failure))) => {
             if failure.code == FailureCode::HintsFull {
-                node.peers.hints_full(asked.node);
+                node.peers.hints_full(to);
             }
             Err(failure.message)
         }
         Err(error) => Err(error.to_string()),
-    };
-    Ack { asked, result }
+    }
 }
 
 /// Whether a state contains a version, or has replaced it.

@@ -99,7 +99,7 @@ async fn an_old_disk_that_is_only_asked_is_found_out() {
         have: None,
         marks: Marks { promise: round, agreed: round, decided },
     };
-    let ask = |decided| States { asked: vec![asked(decided)], bodies: true };
+    let ask = |decided| States { asked: vec![asked(decided)], bodies: true, urgent: false };
     // It can take part in what is not decided yet.
     peer.ask(&ask(Round::default()), Bytes::new()).await.unwrap();
     let refused = peer.ask(&ask(round), Bytes::new()).await.unwrap_err();
