@@ -16,6 +16,9 @@ use crate::{
     world::World,
 };
 
+/// How long an operator goes on with a change that is refused.
+const REFUSED_FOR: Duration = Duration::from_secs(30);
+
 /// What is to be done at a time, to a fault by its index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
@@ -30,9 +33,9 @@ pub(crate) struct Nemesis<'a> {
     nodes: usize,
     /// Where the sessions' clients live.
     clients: BTreeMap<usize, IpAddr>,
-    /// Who changes the members, and what is under way.
+    /// Who changes the members, and what is under way, with the node that was killed for it.
     operator: Client,
-    changes: Vec<JoinHandle<()>>,
+    changes: Vec<(Option<usize>, JoinHandle<bool>)>,
     /// By the fault that needs or made them.
     copies: BTreeMap<usize, Snapshot>,
     doubles: BTreeMap<usize, usize>,
@@ -163,8 +166,8 @@ impl<'a> Nemesis<'a> {
                     world.kill(victim);
                     world.gone.insert(victim);
                 }
-                let change = change_of(world, *change);
-                self.changes.push(tokio::spawn(propose(self.operator.clone(), change)));
+                let (victim, change) = (change.victim(), change_of(world, *change));
+                self.changes.push((victim, tokio::spawn(propose(self.operator.clone(), change))));
             }
             What::Drift(node, one_in) => {
                 let disk = &world.hosts[*node].disk;
@@ -245,10 +248,15 @@ impl<'a> Nemesis<'a> {
         }
     }
 
-    /// Waits until every change has been taken.
-    pub(crate) async fn changes_are_taken(&mut self) {
-        for change in std::mem::take(&mut self.changes) {
-            change.await.expect("an operator does not panic");
+    /// Waits until every change has been taken. A node that cannot be done without comes back.
+    pub(crate) async fn changes_are_taken(&mut self, world: &mut World) {
+        for (victim, change) in std::mem::take(&mut self.changes) {
+            let taken = change.await.expect("an operator does not panic");
+            if let Some(victim) = victim.filter(|_| !taken)
+                && world.gone.remove(&victim)
+            {
+                self.revive(world, victim);
+            }
         }
     }
 
@@ -286,12 +294,15 @@ fn change_of(world: &World, change: MemberChange) -> Change {
     }
 }
 
-/// Proposes a change until somebody takes it, or says that it makes no sense.
-async fn propose(operator: Client, change: Change) {
+/// Proposes a change until somebody takes it, or has said for a while that it makes no sense: not every node has heard of what was changed before. Says whether it was taken.
+async fn propose(operator: Client, change: Change) -> bool {
+    let until = Instant::now() + REFUSED_FOR;
     loop {
         match operator.propose(change.clone(), Vec::new()).await {
-            Ok(_) => return,
-            Err(Error::NotDone { code: FailureCode::Invalid, .. }) => return,
+            Ok(_) => return true,
+            Err(Error::NotDone { code: FailureCode::Invalid, .. }) if Instant::now() >= until => {
+                return false;
+            }
             Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
         }
     }

@@ -134,7 +134,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     for session in sessions {
         session.await.expect("a session does not panic");
     }
-    nemesis.changes_are_taken().await;
+    nemesis.changes_are_taken(&mut world).await;
     let keys = plan.all_keys();
     let healed = heal::read_all(&mut world, plan, &keys, random.next_u64()).await;
     let history = history.lock().unwrap_or_else(PoisonError::into_inner).clone();
