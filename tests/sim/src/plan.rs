@@ -371,6 +371,11 @@ impl Plan {
         self.has(|kind| kind.loses_disk() && kind != Kind::Rot)
     }
 
+    /// Whether a process ever runs on a copy of a disk.
+    pub fn runs_old_disks(&self) -> bool {
+        self.has(|kind| matches!(kind, Kind::Restore | Kind::Clone))
+    }
+
     /// Whether nodes compare their replicas. In every other plan they do not: comparisons mend what hints and reads should have
     /// mended, and nobody would see that those did not.
     pub fn compares_replicas(&self) -> bool {

@@ -158,6 +158,9 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         if plan.keeps_indexes() {
             trees_are_right(&seen)?;
         }
+        if !plan.runs_old_disks() {
+            no_disk_is_taken_for_an_old_one(&seen)?;
+        }
         // What some have dropped and others have not is given back by reads.
         if !restart && plan.keeps_processes() && !plan.compares_replicas() && !plan.may_settle() {
             nothing_is_lost_on_the_way(&seen)?;
@@ -177,6 +180,18 @@ fn trees_are_right(seen: &Sightings) -> Result<(), Violation> {
             promise: "trees and the digest index say what is stored",
             key: None,
             what: format!("{drifts} were set right"),
+        }),
+    }
+}
+
+/// A disk that is set aside costs a copy of everything.
+fn no_disk_is_taken_for_an_old_one(seen: &Sightings) -> Result<(), Violation> {
+    match seen.get("nodes: disks_set_aside").copied().unwrap_or_default() {
+        0 => Ok(()),
+        disks => Err(Violation {
+            promise: "only an old copy of a disk is set aside",
+            key: None,
+            what: format!("{disks} others were"),
         }),
     }
 }

@@ -40,9 +40,10 @@ fn seeds_that_once_found_a_bug_hold() {
     // 2075: an empty disk could not take what the others had read before they promised what it had.
     // 3160: a failed write was acknowledged by what was read in its place.
     // 518: a home's own write failed while it kept a hint for another home; that hint counted, and was on one disk with the version once somebody else's hint was delivered.
+    // 5010: an empty disk was asked about a put before it was admitted, had no marks, was taken for an old one, and set aside once it was admitted.
     // 720680: a read set the coordinator's own state aside, and then did not count it when another replica said that it holds the same: a stale answer.
     // 248546766079044: the checker's own: an index that drifted had forgotten how young a tombstone was, and it settled.
-    check(&[518, 1040, 20006, 20087, 2075, 2092, 3160, 720680, 248546766079044], Plan::draw);
+    check(&[518, 1040, 5010, 20006, 20087, 2075, 2092, 3160, 720680, 248546766079044], Plan::draw);
 }
 
 #[test]
