@@ -38,7 +38,8 @@ pub(crate) async fn run(node: Arc<Shared>) {
         for partition in view.membership.partitions().ids().filter(|_| view.membership.founded()) {
             if node.chain.holds(partition.0) {
                 swept.remove(&partition.0);
-                if is_to_go(&node, partition) {
+                // A disk that is not admitted yet holds nothing, and must not take part in a comparison.
+                if node.cluster.serving(&view).is_ok() && is_to_go(&node, partition) {
                     give_up(&node, partition).await;
                 }
             }
