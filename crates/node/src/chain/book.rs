@@ -457,6 +457,21 @@ impl Chain {
         Some(result)
     }
 
+    /// Writes every cell as it is in memory: after a write that failed the disk may say something else.
+    pub(super) async fn save(self: &Arc<Self>) -> Result<(), StorageError> {
+        let (sender, saved) = oneshot::channel();
+        let chain = self.clone();
+        let apply: Apply = Box::new(move |tx| {
+            let partitions = chain.state().cells.len() as u32;
+            for partition in 0..partitions {
+                chain.change_cell(tx, partition, |_| ());
+            }
+            Box::new(move |outcome: Result<(), StorageError>| drop(sender.send(outcome))) as Done
+        });
+        self.storage.submit(Durability::Disk, apply)?;
+        saved.await.unwrap_or(Err(StorageError::Closed))
+    }
+
     /// Changes a cell in a transaction of its own. Returns what `change` says, once it is on disk.
     async fn write<T: Send + 'static>(
         self: &Arc<Self>,

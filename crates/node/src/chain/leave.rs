@@ -43,4 +43,6 @@ async fn holds_nothing(node: &Shared, view: &View) -> bool {
     };
     node.replica.hints.targets().is_some_and(|targets| targets.is_empty())
         && view.membership.partitions().ids().all(is_free)
+        // A process that comes back must not hold anything either.
+        && node.chain.save().await.is_ok()
 }
