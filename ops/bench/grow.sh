@@ -1,0 +1,97 @@
+#!/usr/bin/env bash
+# What it takes to change the members of a cluster under load, on processes of this machine:
+#
+#   ops/bench/grow.sh
+#
+# Three nodes with KEYS keys of 1 KiB grow to six at once, then n2 is killed and replaced by n7, then n4 and n5 leave. Meanwhile clients that check (`--example fresh`)
+# look for stale, failed and lost reads, and others measure latency. For each step: how long, bytes moved beside the least possible, p99.
+#
+# Environment: KEYS (1000000), RATE of operations a second (1000: half gets, half get-then-put), DYN, FRESH (that example, built), TMPDIR.
+set -euo pipefail
+. "$(dirname "$0")/cluster.sh"
+
+keys=${KEYS:-1000000}
+rate=${RATE:-1000}
+root=$(cd "$(dirname "$0")/../.." && pwd)
+if [ -z "${FRESH:-}" ]; then
+    (cd "$root" && cargo build --release --locked -p dynkv-tests --example fresh >&2)
+    FRESH=$(cd "$root" && cargo metadata --format-version 1 --no-deps |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)["target_directory"])')/release/examples/fresh
+fi
+
+# foreground SECONDS: prints p50 and p99 in us of gets and of puts under the load.
+foreground() {
+    "$DYN" bench --phases f --keys "$keys" --popularity uniform --rate "$rate" --seconds "$1" --warm-up 1 --json 2>/dev/null |
+        python3 -c '
+import json, sys
+latency = json.load(sys.stdin)["phases"][0]["latency_us"]
+print(" ".join(f"{name}: p50 {round(of[chr(112) + chr(53) + chr(48)])} p99 {round(of[chr(112) + chr(57) + chr(57)])} us;" for name, of in latency.items()))'
+}
+
+# join NUMBERS: starts nodes that wait to be members.
+join() {
+    local number
+    for number in "$@"; do
+        ports[number]=$(free_port)
+        "$DYN" cert node --ca "$dir/ca" --out "$dir/certs" "n$number" >/dev/null
+        start_node "$number"
+        until grep -q "is no member\|waits" "$dir/n$number.log"; do sleep 0.2; done
+    done
+}
+
+# change ARGUMENTS: plans, applies what was planned, and waits until nothing moves.
+change() {
+    echo "== $*"
+    local plan confirmed=() before begun
+    "$DYN" cluster plan "$@" >"$dir/plan.txt"
+    grep "replicas move" "$dir/plan.txt" || true
+    plan=$(sed -n 's/.*cluster apply --plan \([0-9a-f-]*\).*/\1/p' "$dir/plan.txt")
+    grep -q -- --yes-remove "$dir/plan.txt" && confirmed=(--yes-remove "$dead")
+    before=$(total transfer_bytes_total)
+    begun=$(now_ms)
+    "$DYN" cluster apply --plan "$plan" "$@" "${confirmed[@]}" >"$dir/apply.txt" || { cat "$dir/apply.txt"; fail "not applied"; }
+    rm -f "$dir/still"
+    (while [ ! -e "$dir/still" ]; do echo "meanwhile: $(foreground 20)"; done) &
+    local measuring=$!
+    others+=("$measuring")
+    # Seldom: a command that starts, and its handshakes, take longer than what is measured.
+    until "$DYN" transfers 2>/dev/null | grep -q "nothing moves"; do
+        [ $(($(now_ms) - begun)) -lt 7200000 ] || { "$DYN" transfers; fail "still moving after two hours"; }
+        sleep 10
+    done
+    echo "$(($(now_ms) - begun)) ms until nothing moved; $(($(total transfer_bytes_total) - before)) bytes moved"
+    touch "$dir/still"
+    wait "$measuring" || true
+}
+
+found_cluster 3
+note "loading $keys keys"
+"$DYN" bench --phases load --keys "$keys" >"$dir/load.log" 2>&1
+sleep 15
+"$FRESH" "$DYN_CLUSTER" "$dir/stop" >"$dir/fresh.json" &
+fresh=$!
+others+=("$fresh")
+echo "before: $(foreground 20)"
+echo "before: $(foreground 20)"
+
+join 4 5 6
+change --join n4 --join n5 --join n6
+"$DYN" ring show 2>/dev/null | head -20
+
+stop_node 2 KILL
+dead=n2
+join 7
+change --replace n2=n7
+
+change --leave n4 --leave n5
+
+echo "after: $(foreground 20)"
+touch "$dir/stop"
+wait "$fresh" || true
+echo "clients that checked: $(cat "$dir/fresh.json")"
+echo "every key, read once:"
+"$DYN" bench --phases c --keys "$keys" --popularity uniform --operations "$keys" --json 2>/dev/null | python3 -c '
+import json, sys
+phase = json.load(sys.stdin)["phases"][0]
+print({name: of for name, of in phase.items() if name in ("operations", "errors", "absent", "failed", "not_found")})' || true
+"$DYN" status
