@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     background::{self, Background},
-    chain::{self, Learned},
+    chain::{self, Learned, Transfers},
     cluster::{self, Cluster, LoadError, NotServing},
     data_dir::{DataDir, DataDirError},
     entropy::{self, CompareError, Entropy, KeyDifference},
@@ -148,7 +148,7 @@ pub struct Node {
 /// one that is started after it.
 struct Tasks {
     gossip: Arc<Gossiper>,
-    handles: [JoinHandle<()>; 17],
+    handles: [JoinHandle<()>; 18],
 }
 
 impl Drop for Tasks {
@@ -260,6 +260,7 @@ impl Node {
             entropy: Entropy::default(),
             chain,
             learned: Learned::default(),
+            transfers: Transfers::default(),
             settling_paused: Paused::default(),
             cluster,
             gossip,
@@ -291,6 +292,7 @@ impl Node {
             tokio::spawn(chain::hand_over::run(shared.clone())),
             tokio::spawn(chain::learn::run(shared.clone())),
             tokio::spawn(chain::leave::run(shared.clone())),
+            tokio::spawn(chain::progress::run(shared.clone())),
         ];
         let tasks = Tasks { gossip: shared.gossip.clone(), handles };
         Ok(Node { shared, endpoint, tasks })
