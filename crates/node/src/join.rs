@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use dynkv_net::Class;
 use dynkv_proto::{FailureCode, Frame, Propose, ProposeReply};
-use dynkv_ring::{Change, Entry, Member, NodeId};
+use dynkv_ring::{Change, Entry, InvalidMember, Member, NodeId};
 use thiserror::Error;
 use tokio::time::{Instant, timeout};
 
@@ -31,6 +31,9 @@ pub enum JoinError {
     /// It never will: its id is gone, another process has its place, or its disk is an old one.
     #[error(transparent)]
     NotServing(NotServing),
+    /// It cannot be a member like that.
+    #[error(transparent)]
+    Invalid(#[from] InvalidMember),
     /// The members do not take it.
     #[error(
         "member {by} does not let node {node} join: {reason}; see `dyn cluster plan --join {node}`"
@@ -49,6 +52,7 @@ pub enum JoinError {
 pub(crate) async fn join(node: &Arc<Shared>, member: Member) -> Result<bool, JoinError> {
     let me = node.cluster.me.id;
     let member = Member { id: me, ..member };
+    member.validate()?;
     let mut news = node.cluster.subscribe();
     // Since when a member has said that it has taken it, or that it will not.
     let mut proposed = None;

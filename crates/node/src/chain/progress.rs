@@ -78,6 +78,7 @@ impl Meter {
         self.records += 1;
         self.bytes += bytes;
         self.moved_at = now;
+        self.error = None;
         match self.steps.back_mut() {
             Some((begun, sum)) if now.duration_since(*begun) < STEP => *sum += bytes,
             _ => self.steps.push_back((now, bytes)),

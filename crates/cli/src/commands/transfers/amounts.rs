@@ -42,10 +42,10 @@ impl Amount {
         self.bytes.saturating_sub(self.bytes_here)
     }
 
-    /// The time that is left at so many bytes in a second; `None` while nothing moves.
+    /// The time that is left at so many bytes in a second; `None` while nothing moves, and when everything is there.
     pub(super) fn eta_ms(&self, rate_bytes: u64) -> Option<u64> {
         let ms = u128::from(self.bytes_left()) * 1000 / u128::from(rate_bytes.max(1));
-        (rate_bytes > 0).then(|| u64::try_from(ms).unwrap_or(u64::MAX))
+        (rate_bytes > 0 && self.bytes_left() > 0).then(|| u64::try_from(ms).unwrap_or(u64::MAX))
     }
 }
 

@@ -167,7 +167,7 @@ fn state_text(state: TransferState) -> &'static str {
     match state {
         TransferState::Receiving => "receiving",
         TransferState::Received => "received",
-        TransferState::Serving => "serving until then",
+        TransferState::Serving => "still serving",
         TransferState::HandingOver => "handing over",
     }
 }
@@ -315,7 +315,7 @@ mod tests {
         let held = Held::with(&[(0, "n1", 10), (1, "n1", 30), (0, "n4", 10), (1, "n4", 10)], 1.0);
         let text = as_text(&rows, &held);
         let lines: Vec<String> = text.lines().map(words).collect();
-        assert_eq!(lines[1], "n1 serving until then n4 2 - - - - 2s until n4 serves them", "{text}");
+        assert_eq!(lines[1], "n1 still serving n4 2 - - - - 2s until n4 serves them", "{text}");
         assert!(lines[2].starts_with("n3 no answer"), "{text}");
         assert_eq!(
             lines[3],
