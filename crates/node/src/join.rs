@@ -35,9 +35,7 @@ pub enum JoinError {
     #[error(transparent)]
     Invalid(#[from] InvalidMember),
     /// The members do not take it.
-    #[error(
-        "member {by} does not let node {node} join: {reason}; see `dyn cluster plan --join {node}`"
-    )]
+    #[error("member {by} does not let node {node} join: {reason}; see `dyn cluster plan --join {node}`")]
     Refused {
         /// The node.
         node: NodeId,
@@ -91,7 +89,8 @@ async fn propose(node: &Arc<Shared>, view: &View, member: &Member) -> Option<Res
             Err(error) => return Some(Err(JoinError::Refused { node: me, by, reason: error.to_string() })),
         };
         let own = node.cluster.node(&me).unwrap_or_else(|| node.cluster.me.clone());
-        let request = Propose { entry: entry.to_bytes().into(), nodes: vec![own], more: Vec::new(), expect: None };
+        let request =
+            Propose { entry: entry.to_bytes().into(), nodes: vec![own], more: Vec::new(), expect: None };
         let frame = Frame::new(&request, Bytes::new());
         match node.peers.request::<ProposeReply>(by, Class::Foreground, frame, CALL_TIMEOUT).await {
             Ok(_) => return Some(Ok(())),

@@ -114,7 +114,8 @@ impl Start {
             let cluster = config.identity.name().cluster().to_owned();
             loop {
                 // A start after the first sets the disk aside that the one before has found to be old.
-                if let Some(exit) = run_once(config.clone(), join.as_ref(), json, &cluster, &mut stop).await? {
+                if let Some(exit) = run_once(config.clone(), join.as_ref(), json, &cluster, &mut stop).await?
+                {
                     return Ok(exit);
                 }
             }

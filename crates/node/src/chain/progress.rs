@@ -3,12 +3,14 @@
 //! What is to move follows from the ring and the chain at any moment; only what was moved, and when, is counted, where states are taken over and given.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use dynkv_proto::{Digest, Failure, FailureCode, LimitTransfersReply, Transfer, TransferState, TransfersReply};
+use dynkv_proto::{
+    Digest, Failure, FailureCode, LimitTransfersReply, Transfer, TransferState, TransfersReply,
+};
 use dynkv_ring::{NodeId, PartitionId};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -163,7 +165,7 @@ struct Survey {
 struct Partitions {
     all: Vec<u32>,
     read: Vec<u32>,
-    /// Members that are out of reach without which theirs cannot agree.
+    /// Members that are out of reach, and without whom these partitions do not go on.
     missing: Vec<NodeId>,
 }
 
@@ -194,9 +196,15 @@ impl Survey {
                         true => next.for_each(|holder| {
                             survey.of(TransferState::Serving, holder.node).all.push(partition.0);
                         }),
-                        false => members.homes.iter().for_each(|home| {
-                            survey.of(TransferState::HandingOver, *home).all.push(partition.0);
-                        }),
+                        false => {
+                            let missing = members.homes.iter().filter(|home| !is_up(node, home));
+                            let missing: Vec<NodeId> = missing.copied().collect();
+                            for home in members.homes.iter() {
+                                let given = survey.of(TransferState::HandingOver, *home);
+                                given.all.push(partition.0);
+                                given.missing.extend(&missing);
+                            }
+                        }
                     }
                 }
                 None => {}
@@ -318,15 +326,16 @@ fn reason(
     let out_of_reach = peer != node.cluster.me.id && !node.peers.is_reachable(peer);
     match (state, error) {
         (TransferState::Received, _) if !partitions.missing.is_empty() => {
-            let mut missing = partitions.missing.clone();
-            missing.sort_unstable();
-            missing.dedup();
-            let missing: Vec<String> = missing.iter().map(NodeId::to_string).collect();
-            format!("their members cannot agree without {}, out of reach", missing.join(", "))
+            format!("their members cannot agree without {}, out of reach", names(&partitions.missing))
         }
         _ if out_of_reach => format!("{peer} is out of reach"),
+        (TransferState::HandingOver, None) if !partitions.missing.is_empty() => {
+            format!("kept until {}, out of reach, has them, too", names(&partitions.missing))
+        }
         (_, Some(error)) => error.to_owned(),
-        (TransferState::Receiving, None) if node.transfers.limit.is_waited_for() => "waits for the limit".into(),
+        (TransferState::Receiving, None) if node.transfers.limit.is_waited_for() => {
+            "waits for the limit".into()
+        }
         (TransferState::Receiving, None) if partitions.all.len() == partitions.read.len() => {
             "read; waits for the other members".into()
         }
@@ -336,10 +345,17 @@ fn reason(
     }
 }
 
+/// Each once.
+fn names(nodes: &[NodeId]) -> String {
+    let nodes: BTreeSet<&NodeId> = nodes.iter().collect();
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// Sets the limit.
 pub(crate) fn limit(node: &Shared, bytes: Option<u64>) -> Result<LimitTransfersReply, Failure> {
     if bytes.is_some_and(|bytes| bytes < LIMIT_MIN) {
-        let message = format!("a limit of less than {LIMIT_MIN} bytes in a second would stop what moves: allow more");
+        let message =
+            format!("a limit of less than {LIMIT_MIN} bytes in a second would stop what moves: allow more");
         return Err(Failure::not_done(FailureCode::Invalid, message));
     }
     Ok(LimitTransfersReply { before_bytes: node.transfers.limit.set(bytes) })

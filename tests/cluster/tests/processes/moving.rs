@@ -1,9 +1,6 @@
 //! Clusters that grow and shrink while they keep everything: nodes join, leave, die and are replaced.
 
-use dynkv_tests::{
-    process::run,
-    wait::eventually,
-};
+use dynkv_tests::{process::run, wait::eventually};
 use serde_json::Value;
 
 use crate::{fleet::Fleet, survival::runtime};
@@ -115,7 +112,8 @@ fn what_moves_is_shown_and_limited_and_dead_nodes_are_replaced_and_removed() {
         let told = transfers(&fleet);
         let fourth = told.iter().find(|node| node["node"] == "n4")?;
         let (here, all) = (fourth["records"].as_u64()?, fourth["records_estimated"].as_u64()?);
-        let waits = fourth["transfers"].as_array()?.iter().any(|pair| pair["reason"] == "waits for the limit");
+        let waits =
+            fourth["transfers"].as_array()?.iter().any(|pair| pair["reason"] == "waits for the limit");
         (waits && 0 < here && here < all && fourth["limit_bytes"] == 16 * 1024).then_some(())
     }));
     let text = fleet.run(&["transfers"]).ok();

@@ -24,8 +24,7 @@ fn a_cluster_is_founded_once_and_its_nodes_stop_in_order() {
     fleet.run(&["put", "b/k", "v", "-w", "3"]).ok();
 
     // A fourth one, with a good certificate, waits and says how it joins.
-    let mut late =
-        Process::start(&mut fleet.node_command("n4", &fleet.path("data-n4"), "127.0.0.1:0"));
+    let mut late = Process::start(&mut fleet.node_command("n4", &fleet.path("data-n4"), "127.0.0.1:0"));
     late.wait_for("waiting");
     late.terminate();
     let (status, errors) = late.ended();

@@ -82,18 +82,8 @@ fn as_text(rows: &[Row<TransfersReply>], held: &Held) -> String {
     let mut lines = Vec::new();
     let table: Vec<_> = rows.iter().flat_map(|row| table_rows(row, held)).collect();
     if !table.is_empty() {
-        let header = [
-            "node",
-            "state",
-            "with",
-            "partitions",
-            "records",
-            "bytes",
-            "rate",
-            "left",
-            "idle",
-            "note",
-        ];
+        let header =
+            ["node", "state", "with", "partitions", "records", "bytes", "rate", "left", "idle", "note"];
         lines.push(output::table(header, &[3, 4, 5, 6, 7, 8], table));
     }
     for (_, reply) in rows.iter().filter_map(Row::answered) {
@@ -292,7 +282,10 @@ mod tests {
 
     fn reply(node: &str, to_receive: u32, to_give_up: u32, transfers: Vec<Transfer>) -> Row<TransfersReply> {
         let node = node.parse().unwrap();
-        Row { node, answer: Ok(TransfersReply { node, limit_bytes: None, to_receive, to_give_up, transfers }) }
+        Row {
+            node,
+            answer: Ok(TransfersReply { node, limit_bytes: None, to_receive, to_give_up, transfers }),
+        }
     }
 
     fn words(line: &str) -> String {
@@ -318,8 +311,7 @@ mod tests {
         assert_eq!(lines[1], "n1 still serving n4 2 - - - - 2s until n4 serves them", "{text}");
         assert!(lines[2].starts_with("n3 no answer"), "{text}");
         assert_eq!(
-            lines[3],
-            "n4 receiving n1 1/2 20 of ~40 ~20.0 KiB of ~40.0 KiB 10.0 KiB/s ~2s 2s",
+            lines[3], "n4 receiving n1 1/2 20 of ~40 ~20.0 KiB of ~40.0 KiB 10.0 KiB/s ~2s 2s",
             "{text}"
         );
         // What n2 holds is not known: as much as the one with most.
@@ -329,10 +321,16 @@ mod tests {
             "{text}"
         );
         assert_eq!(lines[5], "n1 gives up 2 partitions");
-        assert_eq!(lines[6], "n4 receives 2 partitions: 20 of ~40 records, ~20.0 KiB left, at 10.0 KiB/s ~2s");
+        assert_eq!(
+            lines[6],
+            "n4 receives 2 partitions: 20 of ~40 records, ~20.0 KiB left, at 10.0 KiB/s ~2s"
+        );
         assert_eq!(lines.len(), 7, "{text}");
         let json = as_json(&rows, &held);
-        assert_eq!((&json["nodes"][2]["eta_ms"], &json["nodes"][1]["answers"]), (&2000.into(), &false.into()));
+        assert_eq!(
+            (&json["nodes"][2]["eta_ms"], &json["nodes"][1]["answers"]),
+            (&2000.into(), &false.into())
+        );
         let pair = &json["nodes"][2]["transfers"][0];
         assert_eq!((&pair["from"], &pair["to"], &pair["records"]), (&"n1".into(), &"n4".into(), &20.into()));
     }
