@@ -78,7 +78,7 @@ impl Handler for Server {
                 inline(frame, responder, |_: StopVerify| Ok((trees::admin::stop_verify(node), Bytes::new())));
             }
             kinds::TRANSFERS => {
-                inline(frame, responder, |_: Transfers| Ok((chain::progress::status(node), Bytes::new())))
+                inline(frame, responder, |_: Transfers| Ok((chain::progress::status(node), Bytes::new())));
             }
             kinds::LIMIT_TRANSFERS => inline(frame, responder, |request: LimitTransfers| {
                 Ok((chain::progress::limit(node, request.limit_bytes)?, Bytes::new()))
