@@ -92,9 +92,9 @@ pub(super) async fn mend(
         let is_push = difference.there.is_none();
         let keep = !is_push || *pushes > 0;
         *pushes -= usize::from(is_push && keep);
-        let partition = PartitionId(partition_at(node, place(difference)));
+        let partition = || PartitionId(partition_at(node, place(difference)));
         // Who is to become a member reads what it lacks: within its operator's limit, and a hundred states in a message.
-        keep && !(is_push && progress::receives(node, &view, partition, peer))
+        keep && !(is_push && progress::receives(node, &view, partition(), peer))
     });
     let mut moved = Moved::default();
     let index = Index(&*node.replica.storage);
