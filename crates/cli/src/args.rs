@@ -36,6 +36,7 @@ pub(crate) enum Command {
     Merkle(commands::merkle::Merkle),
     Repair(commands::repair::Repair),
     Verify(commands::verify::Verify),
+    Transfers(commands::transfers::Transfers),
     Metrics(commands::metrics::Metrics),
     Bench(commands::bench::Bench),
     Cluster(commands::cluster::Cluster),
@@ -67,6 +68,7 @@ impl Command {
             Command::Merkle(command) => command.run(),
             Command::Repair(command) => command.run(),
             Command::Verify(command) => command.run(),
+            Command::Transfers(command) => command.run(),
             Command::Metrics(command) => command.run(),
             Command::Bench(command) => command.run(),
             Command::Cluster(command) => command.run(),
@@ -144,6 +146,8 @@ mod tests {
             ("dyn merkle roots", "<NODE>"),
             ("dyn repair start --partition x", "invalid"),
             ("dyn verify --rate 5", "1KiB"),
+            ("dyn transfers limit 5", "or none"),
+            ("dyn node start --zone a", "--join"),
             ("dyn cert client x --role root --ca d --out f --seed h:1", "reader"),
         ] {
             let error = Cli::try_parse_from(line.split(' ')).unwrap_err();

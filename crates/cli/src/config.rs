@@ -23,6 +23,9 @@ pub(crate) struct NodeFile {
     pub(crate) ca: Option<PathBuf>,
     pub(crate) certificate: Option<PathBuf>,
     pub(crate) key: Option<PathBuf>,
+    pub(crate) zone: Option<String>,
+    pub(crate) host: Option<String>,
+    pub(crate) weight: Option<u32>,
     pub(crate) hint_bytes_max: Option<u64>,
     pub(crate) cache_bytes: Option<u64>,
 }
@@ -85,11 +88,15 @@ mod tests {
             ca,
             certificate,
             key,
+            zone,
+            host,
+            weight,
             hint_bytes_max,
             cache_bytes,
         } = all;
         assert!(data_dir.is_some() && listen.is_some() && advertise.is_some() && !seeds.is_empty());
         assert!(ca.is_some() && certificate.is_some() && key.is_some() && cache_bytes == Some(64 << 20));
+        assert!(zone.is_some() && host.is_some() && weight == Some(1));
         assert_eq!(hint_bytes_max, Some(dynkv_node::HINT_BYTES_MAX));
     }
 

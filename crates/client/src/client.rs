@@ -15,9 +15,9 @@ use tokio::time::Instant;
 use crate::inner::Inner;
 use crate::pool::Pool;
 use crate::{
-    Apply, ClusterFile, ClusterView, ConnectError, Delete, Diff, DrainHints, Error, Get, Held, Hints, List,
-    Metrics, Options, Propose, Put, Repair, RepairStatus, SeedFailure, Status, StopRepair, StopVerify, Trees,
-    Verify, VerifyStatus,
+    Apply, ClusterFile, ClusterView, ConnectError, Delete, Diff, DrainHints, Error, Get, Held, Hints,
+    LimitTransfers, List, Metrics, Options, Propose, Put, Repair, RepairStatus, SeedFailure, Status,
+    StopRepair, StopVerify, Transfers, Trees, Verify, VerifyStatus,
 };
 
 /// A connection to a cluster. Cloning is cheap and shares everything.
@@ -208,6 +208,17 @@ impl Client {
     /// Ends a node's verification. Takes an administrator's certificate.
     pub fn stop_verify(&self, node: NodeId) -> StopVerify {
         StopVerify::of(self.inner.clone(), node)
+    }
+
+    /// Asks a node which partitions it receives and gives up, and how that goes.
+    pub fn transfers(&self, node: NodeId) -> Transfers {
+        Transfers::of(self.inner.clone(), node)
+    }
+
+    /// Limits the bytes that a node receives in a second when data moves, until it is restarted; `None`: no limit. Takes an administrator's
+    /// certificate.
+    pub fn limit_transfers(&self, node: NodeId, bytes: Option<u64>) -> LimitTransfers {
+        LimitTransfers::of(self.inner.clone(), node, bytes)
     }
 
     /// Proposes a change of the membership history: a founding, which says with `nodes` where the members are, or properties

@@ -5,8 +5,8 @@
 //! [`ClusterFile`] and [`Client::connect`]; then [`Client::get`], [`Client::put`], [`Client::delete`] and [`Client::list`], each a
 //! builder to be awaited. [`Context`] carries what was read to the next write, [`Error`] tells what is certain after a failure.
 //! [`ClusterView`], [`Client::status`], [`Client::metrics`], [`Client::hints`], [`Client::drain_hints`],
-//! [`Client::trees`], [`Client::diff`], [`Client::repair`], [`Client::verify`], [`Client::held`] and [`Client::propose`] are for
-//! operators.
+//! [`Client::trees`], [`Client::diff`], [`Client::repair`], [`Client::verify`], [`Client::held`], [`Client::transfers`],
+//! [`Client::limit_transfers`] and [`Client::propose`] are for operators.
 //!
 //! The crates whose types appear here are re-exported as [`net`], [`proto`] and [`ring`].
 
@@ -26,6 +26,7 @@ mod pool;
 mod put;
 mod refresh;
 mod request;
+mod transfers;
 mod upkeep;
 mod view;
 
@@ -38,6 +39,7 @@ pub use get::{Fetched, Get, Sibling};
 pub use list::{List, Page};
 pub use options::Options;
 pub use put::{Delete, Put, Stored};
+pub use transfers::{LimitTransfers, Transfers};
 pub use upkeep::{Diff, Held, Repair, RepairStatus, StopRepair, StopVerify, Trees, Verify, VerifyStatus};
 pub use view::ClusterView;
 

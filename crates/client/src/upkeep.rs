@@ -22,7 +22,7 @@ use crate::inner::Inner;
 use crate::request::{Answer, read_reply};
 
 /// Asks one node. What is asked here may be asked twice: to begin or to end something twice is to do so once.
-async fn ask_one<R: Request>(
+pub(crate) async fn ask_one<R: Request>(
     inner: &Arc<Inner>,
     whom: &Whom,
     deadline: Instant,

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynkv_client::proto::{
-    Diff, DiffReply, Failure, FailureCode, Frame, Held, HeldReply, Message, Repair, RepairStatus,
-    RepairStatusReply, StopVerify, StopVerifyReply, Trees, TreesReply, Verify, VerifyStatus,
-    VerifyStatusReply, kinds,
+    Diff, DiffReply, Failure, FailureCode, Frame, Held, HeldReply, LimitTransfers, LimitTransfersReply,
+    Message, Repair, RepairStatus, RepairStatusReply, StopVerify, StopVerifyReply, Transfers, TransfersReply,
+    Trees, TreesReply, Verify, VerifyStatus, VerifyStatusReply, kinds,
 };
 use dynkv_client::proto::{Digest, Outcome};
 use support::*;
@@ -48,6 +48,14 @@ async fn what_is_asked_of_one_node_is_asked_as_it_was_meant() {
         kinds::HELD => answer(&HeldReply { node: me, home: true, states: vec![], damaged: vec![] }),
         kinds::REPAIR_STATUS => answer(&RepairStatusReply { node: me, run: None }),
         kinds::VERIFY_STATUS => answer(&VerifyStatusReply { node: me, run: None }),
+        kinds::TRANSFERS => answer(&TransfersReply {
+            node: me,
+            limit_bytes: Some(4096),
+            to_receive: 0,
+            to_give_up: 0,
+            transfers: vec![],
+        }),
+        kinds::LIMIT_TRANSFERS => answer(&LimitTransfersReply { before_bytes: None }),
         kinds::STOP_VERIFY => answer(&StopVerifyReply { stopped: false, run: None }),
         kinds::REPAIR | kinds::VERIFY => Some(Reaction::Answer(no(FailureCode::Forbidden))),
         _ => None,
@@ -71,6 +79,10 @@ async fn what_is_asked_of_one_node_is_asked_as_it_was_meant() {
     assert_eq!(asked::<Held>(&cluster), [Held { bucket: "carts".into(), key: "alice".into() }]);
     assert!(client.repair_status(me).await.unwrap().run.is_none());
     assert!(client.verify_status(me).await.unwrap().run.is_none());
+    assert_eq!(client.transfers(me).await.unwrap().limit_bytes, Some(4096));
+    assert_eq!(client.limit_transfers(me, Some(2048)).await.unwrap().before_bytes, None);
+    assert_eq!(asked::<LimitTransfers>(&cluster), [LimitTransfers { limit_bytes: Some(2048) }]);
+    assert_eq!(asked::<Transfers>(&cluster).len(), 1);
     assert!(!client.stop_verify(me).await.unwrap().stopped);
     assert_eq!(
         (

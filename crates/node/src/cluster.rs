@@ -400,9 +400,9 @@ pub enum NotServing {
         /// What has happened to it.
         how: String,
     },
-    /// The cluster was founded without this node.
+    /// The cluster was founded without this node, and it has not joined yet.
     #[error(
-        "node {node} is not a member of cluster {cluster} yet (members: {members}): let it join with `dyn cluster plan --join {node}`, then `dyn cluster apply`"
+        "node {node} is not a member of cluster {cluster} (members: {members}): let it join with `dyn cluster plan --join {node}` and `dyn cluster apply`, or start it with --join"
     )]
     NotMember {
         /// This node.

@@ -24,6 +24,7 @@ mod gossip;
 mod held;
 mod hints;
 mod incoming;
+mod join;
 mod key;
 mod metrics;
 mod news;
@@ -49,6 +50,7 @@ pub use cluster::{LoadError, NotServing};
 pub use data_dir::DataDirError;
 pub use entropy::{CompareError, KeyDifference};
 pub use env::Env;
+pub use join::JoinError;
 pub use news::Listener;
 pub use settle::admission::is_old as disk_is_old;
 

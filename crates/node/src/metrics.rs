@@ -110,6 +110,10 @@ metrics! {
     configurations_adopted: Counter = Counter::default(), "Configurations of partitions taken over";
     configuration_attempts: Counter = Counter::default(), "Changes of a partition's members that this node has proposed";
     partitions_given_up: Counter = Counter::default(), "Partitions handed over to their members and dropped";
+    partitions_to_receive: Gauge = Gauge::default(), "Partitions that this node is to serve, and does not yet";
+    partitions_to_give_up: Gauge = Gauge::default(), "Partitions that this node holds, and is not to";
+    transfer_bytes_received: Counter = Counter::default(), "Bytes of states taken over from members of partitions that this node is to serve";
+    transfers_stalled: Gauge = Gauge::default(), "Nodes from or to which partitions are to move, and nothing has for a minute";
     requests_started_over: Counter = Counter::default(), "Requests that went on under the next members of their partition, or waited for them";
     puts_sloppy: Counter = Counter::default(), "Puts answered with the help of nodes that are no homes";
     puts_fallback: Counter = Counter::default(), "Puts coordinated by this node although it is no home, because none could be reached";

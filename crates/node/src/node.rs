@@ -10,7 +10,7 @@ use std::{
 
 use dynkv_net::{BindError, Endpoint, Identity, Options};
 use dynkv_proto::{Failure, NodeInfo};
-use dynkv_ring::{Change, Founding, Membership, NodeId, PartitionId};
+use dynkv_ring::{Change, Founding, Member, Membership, NodeId, PartitionId};
 use thiserror::Error;
 use tokio::{
     sync::Semaphore,
@@ -20,13 +20,14 @@ use tokio::{
 
 use crate::{
     background::{self, Background},
-    chain::{self, Learned},
+    chain::{self, Learned, Transfers},
     cluster::{self, Cluster, LoadError, NotServing},
     data_dir::{DataDir, DataDirError},
     entropy::{self, CompareError, Entropy, KeyDifference},
     env::Env,
     gossip::{self, Gossiper},
     hints::{self, Hints},
+    join::{self, JoinError},
     metrics::Metrics,
     news::Listener,
     peers::Peers,
@@ -148,7 +149,7 @@ pub struct Node {
 /// one that is started after it.
 struct Tasks {
     gossip: Arc<Gossiper>,
-    handles: [JoinHandle<()>; 17],
+    handles: [JoinHandle<()>; 18],
 }
 
 impl Drop for Tasks {
@@ -260,6 +261,7 @@ impl Node {
             entropy: Entropy::default(),
             chain,
             learned: Learned::default(),
+            transfers: Transfers::default(),
             settling_paused: Paused::default(),
             cluster,
             gossip,
@@ -291,6 +293,7 @@ impl Node {
             tokio::spawn(chain::hand_over::run(shared.clone())),
             tokio::spawn(chain::learn::run(shared.clone())),
             tokio::spawn(chain::leave::run(shared.clone())),
+            tokio::spawn(chain::progress::run(shared.clone())),
         ];
         let tasks = Tasks { gossip: shared.gossip.clone(), handles };
         Ok(Node { shared, endpoint, tasks })
@@ -340,18 +343,32 @@ impl Node {
         self.shared.cluster.view().membership.founded()
     }
 
-    /// Waits until the node serves requests: until the cluster is founded, the node's disk is admitted, and the connections to the
+    /// Has the node join the cluster as `member`, whose id counts for nothing, if it is no member: once the cluster is founded and a member can
+    /// be reached, it is proposed to that one, which checks it as it checks an operator's plan. Waits until the node is a member. Returns
+    /// whether it was none before.
+    ///
+    /// # Errors
+    /// [`JoinError`]; the cluster is as it was then.
+    pub async fn join(&self, member: Member) -> Result<bool, JoinError> {
+        join::join(&self.shared, member).await
+    }
+
+    /// Waits until the node serves requests: until the cluster is founded, the node is a member, its disk is admitted, and the connections to the
     /// other members have been tried.
     ///
     /// # Errors
-    /// [`NotServing::NotMember`] when the cluster was founded without it, [`NotServing::Duplicate`] when another process
+    /// [`NotServing::Gone`] when it was a member and is none any more, [`NotServing::Duplicate`] when another process
     /// has its place, [`NotServing::OldDisk`] when it is to be started again, which sets its disk aside.
     pub async fn serving(&self) -> Result<(), NotServing> {
         let mut changed = self.shared.cluster.subscribe();
         loop {
             match self.shared.cluster.serving(&self.shared.cluster.view()) {
                 Ok(()) => break,
-                Err(NotServing::NotFounded { .. } | NotServing::Admitting { .. }) => {}
+                Err(
+                    NotServing::NotFounded { .. }
+                    | NotServing::NotMember { .. }
+                    | NotServing::Admitting { .. },
+                ) => {}
                 Err(refused) => return Err(refused),
             }
             changed.changed().await;
@@ -361,6 +378,25 @@ impl Node {
             self.shared.peers.ensure_connected(state.member.id).await;
         }
         Ok(())
+    }
+
+    /// Why the node does not serve requests now, if it does not.
+    pub fn not_serving(&self) -> Option<NotServing> {
+        let cluster = &self.shared.cluster;
+        cluster.serving(&cluster.view()).err()
+    }
+
+    /// Waits until the node is a member no more, because it has left or was removed, and the members that it reaches know that: perhaps for
+    /// ever. Nothing is left for it to do then.
+    pub async fn gone(&self) -> NotServing {
+        let mut changed = self.shared.cluster.subscribe();
+        loop {
+            if let Some(gone @ NotServing::Gone { .. }) = self.not_serving() {
+                chain::leave::until_known(&self.shared).await;
+                return gone;
+            }
+            changed.changed().await;
+        }
     }
 
     /// Waits until the node serves nothing any more, because another process has its place, or because its disk is an old

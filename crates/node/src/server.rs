@@ -5,11 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynkv_net::{Class, Handler, PeerName, Responder};
 use dynkv_proto::{
-    Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, List, Message, Metrics,
-    MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply, ReplicaList,
-    ReplicaListReply, ReplicaPut, ReplicaPutReply, SettleDecide, SettleDrop, SettleMarks, SettleMarksReply,
-    SettlePrepare, Stamp, Status, StatusReply, StopRepair, StopVerify, TreeCompare, TreeRoots, Verify,
-    VerifyStatus, View, ViewReply, kinds,
+    Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, LimitTransfers, List, Message,
+    Metrics, MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply,
+    ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply, SettleDecide, SettleDrop, SettleMarks,
+    SettleMarksReply, SettlePrepare, Stamp, Status, StatusReply, StopRepair, StopVerify, Transfers,
+    TreeCompare, TreeRoots, Verify, VerifyStatus, View, ViewReply, kinds,
 };
 use dynkv_ring::{PartitionId, Position};
 use tokio::time::Instant;
@@ -77,6 +77,12 @@ impl Handler for Server {
             kinds::STOP_VERIFY => {
                 inline(frame, responder, |_: StopVerify| Ok((trees::admin::stop_verify(node), Bytes::new())));
             }
+            kinds::TRANSFERS => {
+                inline(frame, responder, |_: Transfers| Ok((chain::progress::status(node), Bytes::new())));
+            }
+            kinds::LIMIT_TRANSFERS => inline(frame, responder, |request: LimitTransfers| {
+                Ok((chain::progress::limit(node, request.limit_bytes)?, Bytes::new()))
+            }),
             kinds::HELD => inline(frame, responder, |request| held::held(node, request)),
             kinds::PROPOSE => spawned(node, frame, responder, |node, request: Propose| async move {
                 propose::answer(&node, request).await.map(bare)
@@ -200,6 +206,7 @@ fn is_order(kind: u16) -> bool {
             | kinds::STOP_REPAIR
             | kinds::VERIFY
             | kinds::STOP_VERIFY
+            | kinds::LIMIT_TRANSFERS
     )
 }
 

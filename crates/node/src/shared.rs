@@ -6,7 +6,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     background::Background,
-    chain::{Chain, Learned},
+    chain::{Chain, Learned, Transfers},
     cluster::Cluster,
     data_dir::DataDir,
     entropy::Entropy,
@@ -26,6 +26,7 @@ pub(crate) struct Shared {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) chain: Arc<Chain>,
     pub(crate) learned: Learned,
+    pub(crate) transfers: Transfers,
     pub(crate) gossip: Arc<Gossiper>,
     pub(crate) peers: Peers,
     pub(crate) replica: Arc<Replica>,

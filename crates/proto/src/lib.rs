@@ -41,6 +41,7 @@ mod messages;
 mod runs;
 mod settle;
 mod state;
+mod transfers;
 mod trees;
 
 pub use blob::Blob;
@@ -78,6 +79,9 @@ pub use settle::{
     SettleKey, SettleMarks, SettleMarksReply, SettlePrepare, SettlePrepareReply,
 };
 pub use state::{Merge, State, Version, VersionHeader, value_hash};
+pub use transfers::{
+    LimitTransfers, LimitTransfersReply, Transfer, TransferState, Transfers, TransfersReply,
+};
 pub use trees::{
     StateAsked, StateFound, States, StatesReply, TreeCompare, TreeCompareReply, TreeRoots, TreeRootsReply,
 };

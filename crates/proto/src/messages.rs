@@ -36,6 +36,8 @@ pub mod kinds {
     pub const VERIFY_STATUS: u16 = 16;
     pub const STOP_VERIFY: u16 = 17;
     pub const HELD: u16 = 18;
+    pub const TRANSFERS: u16 = 19;
+    pub const LIMIT_TRANSFERS: u16 = 20;
     pub const REPLICA_GET: u16 = 100;
     pub const REPLICA_PUT: u16 = 101;
     pub const REPLICA_LIST: u16 = 102;
@@ -74,6 +76,8 @@ pub mod kinds {
     pub const VERIFY_STATUS_REPLY: u16 = REPLY | VERIFY_STATUS;
     pub const STOP_VERIFY_REPLY: u16 = REPLY | STOP_VERIFY;
     pub const HELD_REPLY: u16 = REPLY | HELD;
+    pub const TRANSFERS_REPLY: u16 = REPLY | TRANSFERS;
+    pub const LIMIT_TRANSFERS_REPLY: u16 = REPLY | LIMIT_TRANSFERS;
     pub const REPLICA_GET_REPLY: u16 = REPLY | REPLICA_GET;
     pub const REPLICA_PUT_REPLY: u16 = REPLY | REPLICA_PUT;
     pub const REPLICA_LIST_REPLY: u16 = REPLY | REPLICA_LIST;

@@ -89,6 +89,10 @@ fn decode_all(kind: u16, bytes: &Bytes) {
     one::<RepairStatusReply>(bytes);
     one::<StopRepair>(bytes);
     one::<StopRepairReply>(bytes);
+    one::<Transfers>(bytes);
+    one::<TransfersReply>(bytes);
+    one::<LimitTransfers>(bytes);
+    one::<LimitTransfersReply>(bytes);
     one::<Verify>(bytes);
     one::<VerifyReply>(bytes);
     one::<VerifyStatus>(bytes);
@@ -257,6 +261,33 @@ fn verify_run() -> VerifyStatusReply {
     VerifyStatusReply { node: node(), run: Some(run) }
 }
 
+fn transfers() -> TransfersReply {
+    let transfer = |state, partitions: &[u32], read: &[u32]| Transfer {
+        state,
+        peer: node(),
+        partitions: partitions.to_vec(),
+        read: read.to_vec(),
+        records: 7,
+        bytes: 800,
+        rate_bytes: 80,
+        idle_ms: 61_000,
+        stalled: true,
+        reason: "n1 is out of reach".into(),
+    };
+    TransfersReply {
+        node: node(),
+        limit_bytes: Some(1 << 20),
+        to_receive: 2,
+        to_give_up: 1,
+        transfers: vec![
+            transfer(TransferState::Receiving, &[3, 65_535], &[3]),
+            transfer(TransferState::Received, &[4], &[]),
+            transfer(TransferState::Serving, &[], &[]),
+            transfer(TransferState::HandingOver, &[5], &[]),
+        ],
+    }
+}
+
 fn marks() -> impl Strategy<Value = Marks> {
     // Few, so that some are alike.
     let round = || (0u64..3, 0u64..2).prop_map(|(counter, nonce)| Round(counter, nonce * u64::MAX));
@@ -299,6 +330,9 @@ fn what_operators_are_told_survives_the_round_trip() {
     same(&held([Dot { actor: Actor(1, 2), counter: 3 }].into_iter().collect()));
     same(&repair_run());
     same(&verify_run());
+    same(&transfers());
+    same(&LimitTransfers { limit_bytes: None });
+    same(&LimitTransfersReply { before_bytes: Some(u64::MAX) });
 }
 
 fn cbor<T: Serialize>(value: &T) -> Vec<u8> {
@@ -322,7 +356,7 @@ proptest! {
     fn damaged_messages_are_survived(state in state(), marks in marks(), at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
         let token = ContextToken::new(Position::of("b", b"k"), state.context().clone(), state.latest_time(), Some(node()));
         for good in [state.encode().to_vec(), token.encode(), cbor(&put()), cbor(&Failure::unknown(FailureCode::Quorum, "x")),
-            cbor(&trees()), cbor(&differences()), cbor(&held(state.context().clone())), cbor(&repair_run()), cbor(&verify_run()),
+            cbor(&trees()), cbor(&differences()), cbor(&held(state.context().clone())), cbor(&repair_run()), cbor(&verify_run()), cbor(&transfers()),
             cbor(&settle_prepare(marks)), cbor(&settle_drop(marks)), cbor(&admitted(marks)), cbor(&SettleMarksReply { marks })] {
             let mut bad = good.clone();
             let at = at.index(bad.len());

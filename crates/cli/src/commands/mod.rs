@@ -19,4 +19,5 @@ pub(crate) mod put;
 pub(crate) mod repair;
 pub(crate) mod ring;
 pub(crate) mod status;
+pub(crate) mod transfers;
 pub(crate) mod verify;

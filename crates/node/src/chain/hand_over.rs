@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynkv_merkle::Span;
-use dynkv_proto::TreePosition;
+use dynkv_proto::{TransferState, TreePosition};
 use dynkv_ring::{NodeId, PartitionId, Position};
 use tokio::{sync::oneshot, time::sleep};
 
@@ -88,9 +88,13 @@ async fn give_up(node: &Arc<Shared>, partition: PartitionId) {
 
 async fn give(node: &Arc<Shared>, home: NodeId, partition: PartitionId) -> bool {
     match entropy::give_all(node, home, partition.0).await {
-        Ok(equal) => equal,
+        Ok(equal) => {
+            node.transfers.succeeded(TransferState::HandingOver, home);
+            equal
+        }
         Err(error) => {
             tracing::debug!(%home, %partition, %error, "a partition was not handed over yet");
+            node.transfers.failed(TransferState::HandingOver, home, error);
             false
         }
     }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use dynkv_proto::TransferState;
 use dynkv_ring::{NodeId, PartitionId};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use thiserror::Error;
@@ -45,6 +46,10 @@ impl Learned {
         }
     }
 
+    fn is_read(&self, peer: &NodeId, partition: u32) -> bool {
+        self.lock().get(&partition).is_some_and(|read| read.contains(peer))
+    }
+
     pub(super) fn forget(&self, partition: u32) {
         self.lock().remove(&partition);
     }
@@ -66,10 +71,16 @@ pub(crate) async fn run(node: Arc<Shared>) {
                             let all = learned.len() == partitions.len();
                             node.learned.read(peer, learned);
                             if all {
+                                node.transfers.succeeded(TransferState::Receiving, peer);
                                 return peer;
                             }
+                            let building = format!("{peer} or this node is building its trees, or settles");
+                            node.transfers.failed(TransferState::Receiving, peer, building);
                         }
-                        Err(error) => tracing::debug!(%peer, %error, "a member was not read to the end"),
+                        Err(error) => {
+                            tracing::debug!(%peer, %error, "a member was not read to the end");
+                            node.transfers.failed(TransferState::Receiving, peer, error);
+                        }
                     }
                     // It may be building its trees.
                     tokio::time::sleep(PERIOD).await;
@@ -87,7 +98,7 @@ pub(crate) async fn run(node: Arc<Shared>) {
 }
 
 /// The other members that have anything: not those whose disk was lost.
-fn sources<'a>(
+pub(super) fn sources<'a>(
     node: &Shared,
     view: &'a View,
     members: &'a Members,
@@ -98,6 +109,11 @@ fn sources<'a>(
         .iter()
         .filter(move |holder| holder.node != me && has_its_disk(view, holder))
         .map(|holder| holder.node)
+}
+
+/// Whether all that `peer` held of a partition was read from it.
+pub(super) fn is_read(node: &Shared, partition: PartitionId, peer: &NodeId) -> bool {
+    node.learned.is_read(peer, partition.0)
 }
 
 /// Which members have what this node has not read yet.

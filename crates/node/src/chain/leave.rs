@@ -2,12 +2,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use dynkv_ring::{Change, Status};
-use tokio::time::timeout;
+use bytes::Bytes;
+use dynkv_net::Class;
+use dynkv_proto::{Digest, Frame, View as ViewRequest, ViewReply};
+use dynkv_ring::{Change, History, Membership, NodeId, Status};
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep, timeout};
 
-use crate::{cluster::View, propose, shared::Shared, storage::write_durably};
+use crate::{cluster::View, gossip, propose, shared::Shared, storage::write_durably};
 
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// How long a node that is gone sees to it that the others know at most, and how often it asks.
+const KNOWN_WITHIN: Duration = Duration::from_secs(15);
+const ASKED_EVERY: Duration = Duration::from_millis(250);
+const CALL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs until the node stops, or has left.
 pub(crate) async fn run(node: Arc<Shared>) {
@@ -45,4 +54,30 @@ async fn holds_nothing(node: &Shared, view: &View) -> bool {
         && view.membership.partitions().ids().all(is_free)
         // A process that comes back must not hold anything either.
         && node.chain.save().await.is_ok()
+}
+
+/// Waits until every member that can be reached knows that this node is gone, and one of them at least: what only its own disk says would be forgotten with it.
+pub(crate) async fn until_known(node: &Arc<Shared>) {
+    let until = Instant::now() + KNOWN_WITHIN;
+    loop {
+        let view = node.cluster.view();
+        let members = view.membership.members().map(|state| state.member.id);
+        let reachable: Vec<NodeId> = members.filter(|other| node.peers.is_reachable(*other)).collect();
+        let known = join_all(reachable.iter().map(|other| knows(node, *other))).await;
+        if !known.is_empty() && known.iter().all(|known| *known) || view.membership.members().len() == 0 {
+            return;
+        }
+        if Instant::now() >= until {
+            return tracing::warn!("not every member was seen to know that this node is gone");
+        }
+        gossip::tell_all(node);
+        sleep(ASKED_EVERY).await;
+    }
+}
+
+async fn knows(node: &Arc<Shared>, other: NodeId) -> bool {
+    let frame = Frame::new(&ViewRequest { view: Digest::default() }, Bytes::new());
+    let answer = node.peers.request::<ViewReply>(other, Class::Background, frame, CALL_TIMEOUT).await;
+    let history = answer.ok().and_then(|(reply, _)| History::from_bytes(&reply.history?).ok());
+    history.is_some_and(|history| Membership::fold(&history).departure(&node.cluster.me.id).is_some())
 }

@@ -2,7 +2,7 @@
 //! ([`target`]), the chain where it is. The argument, and the interleavings that break simpler forms, are in docs/architecture.md, "Moving data".
 //!
 //! `book` is what this node knows and has promised; `answer` a member's side of a change, `change` a proposer's; `learn` how a node gets ready to be
-//! a member, `hand_over` how it gives up what it need not hold, `leave` how it goes; `spread` makes configurations known.
+//! a member, `hand_over` how it gives up what it need not hold, `leave` how it goes; `spread` makes configurations known, `progress` tells operators.
 //!
 //! # Invariants
 //!
@@ -19,6 +19,7 @@ mod change;
 pub(crate) mod hand_over;
 pub(crate) mod learn;
 pub(crate) mod leave;
+pub(crate) mod progress;
 pub(crate) mod spread;
 mod target;
 
@@ -38,6 +39,7 @@ use tokio::time::{Instant, timeout};
 pub(crate) use self::{
     book::{Chain, Members},
     learn::Learned,
+    progress::Transfers,
     target::target,
 };
 use self::{

@@ -190,7 +190,8 @@ fn check_reachable(
     } else if homes_reachable < wanted {
         // Others stand in for the homes.
         let walk = fallbacks(node, context, key);
-        let all = homes_reachable + walk.iter().filter(|id| reachable(id)).count();
+        let here = usize::from(!homes.contains(&node.cluster.me.id));
+        let all = homes_reachable + here + walk.iter().filter(|id| reachable(id)).count();
         if all >= wanted {
             return Ok(());
         }

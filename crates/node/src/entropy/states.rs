@@ -13,7 +13,7 @@ use dynkv_net::Class;
 use dynkv_proto::{
     Conflict, Digest, Marks, State, StateAsked, StateFound, States, StatesReply, TreePosition,
 };
-use dynkv_ring::{NodeId, Position};
+use dynkv_ring::{NodeId, PartitionId, Position};
 use futures_util::{StreamExt, stream};
 use tokio::sync::oneshot;
 
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     background::Work,
+    chain::progress,
     hints::Place,
     incoming::Incoming,
     key::Key,
@@ -86,11 +87,14 @@ pub(super) async fn mend(
     look: Look,
     pushes: &mut usize,
 ) -> Result<Moved, CompareError> {
+    let view = node.cluster.view();
     found.retain(|difference| {
         let is_push = difference.there.is_none();
         let keep = !is_push || *pushes > 0;
         *pushes -= usize::from(is_push && keep);
-        keep
+        let partition = || PartitionId(partition_at(node, place(difference)));
+        // Who is to become a member reads what it lacks: within its operator's limit, and a hundred states in a message.
+        keep && !(is_push && progress::receives(node, &view, partition(), peer))
     });
     let mut moved = Moved::default();
     let index = Index(&*node.replica.storage);
@@ -127,7 +131,17 @@ async fn mend_batch(
     urgent: bool,
 ) -> Result<Moved, CompareError> {
     let mut moved = Moved::default();
+    let me = node.cluster.me.id;
     while !asked.is_empty() {
+        // Clients wait for what is urgent.
+        let limited = !urgent && node.transfers.limit.is_set() && {
+            let view = node.cluster.view();
+            let partition = |asked: &StateAsked| PartitionId(partition_at(node, asked.position));
+            asked.iter().any(|asked| progress::receives(node, &view, partition(asked), me))
+        };
+        if limited {
+            node.transfers.limit.free().await;
+        }
         // Until all of it is written: that is what takes the disk's time.
         let turn = match urgent {
             true => None,
@@ -135,6 +149,9 @@ async fn mend_batch(
         };
         let (reply, mut body) =
             ask_states(node, peer, States { asked: asked.clone(), bodies: true, urgent }).await?;
+        if limited {
+            node.transfers.limit.spend(body.len() as u64);
+        }
         let told: BTreeSet<u32> =
             reply.found.iter().map(|found| found.at).chain(reply.absent.iter().copied()).collect();
         moved.left_out += u64::from(reply.through).saturating_sub(told.len() as u64);
@@ -158,6 +175,7 @@ async fn mend_batch(
             match ours {
                 Some(ours) => {
                     moved += Moved { pulled: 1, bytes, ..Moved::default() };
+                    progress::pulled(node, peer, key.partition, bytes);
                     if State::digest(&ours).ok() != digest {
                         lacking.push(key);
                     }
@@ -278,6 +296,7 @@ async fn push(node: &Arc<Shared>, peer: NodeId, key: Key) -> Option<u64> {
     match send::give(node, peer, &key, &source, held, how).await {
         Ok(_) => {
             node.metrics.states_pushed.inc();
+            progress::pushed(node, peer, key.partition, bytes);
             Some(bytes)
         }
         Err(error) => {

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynkv_net::Role;
-use dynkv_node::NotServing;
+use dynkv_node::{JoinError, NotServing};
 use dynkv_proto::{FailureCode, Outcome};
-use dynkv_ring::{Change, Founding, Member};
+use dynkv_ring::{Change, Departure, Founding, Member};
 use dynkv_tests::{
     cluster::{Cluster, id},
     peer::{get, put},
-    wait::in_time,
+    wait::{eventually, in_time},
 };
 
 use crate::support::{assert_refused, read};
@@ -106,7 +106,7 @@ async fn with_fewer_nodes_than_replicas_quorums_shrink_and_answers_say_so() {
 }
 
 #[tokio::test]
-async fn a_node_that_comes_late_never_serves_and_says_why() {
+async fn a_node_that_comes_late_serves_nothing_and_says_why_until_it_joins() {
     let mut cluster = Cluster::start(3).await;
     let client = cluster.client(Role::Writer).await;
     client.put("b", "k", "v").await.unwrap();
@@ -114,9 +114,13 @@ async fn a_node_that_comes_late_never_serves_and_says_why() {
 
     cluster.add("n4").await;
     let late = id("n4");
-    let refused = in_time("it learns of the founding", cluster.node(late).serving()).await;
-    let Err(NotServing::NotMember { node, members, .. }) = &refused else { panic!("{refused:?}") };
+    let reason = eventually("it learns of the founding", async || {
+        cluster.node(late).not_serving().filter(|reason| !matches!(reason, NotServing::NotFounded { .. }))
+    })
+    .await;
+    let NotServing::NotMember { node, members, .. } = &reason else { panic!("{reason:?}") };
     assert_eq!((*node, members.as_str()), (late, "n1, n2, n3"));
+    assert!(reason.to_string().contains("dyn cluster plan --join n4"), "{reason}");
 
     let status = cluster.status(late).await;
     assert!(!status.serving && status.reason.contains("n4 is not a member"), "{}", status.reason);
@@ -130,6 +134,40 @@ async fn a_node_that_comes_late_never_serves_and_says_why() {
     // The cluster is as it was.
     assert_eq!(client.refresh().await.unwrap().digest(), before);
     assert_eq!(read(&client, "b", "k").await, ["v"]);
-    cluster.stop(late).await;
+
+    let weightless = cluster.node(late).join(Member::new(late).with_weight(0));
+    let refused = in_time("it is refused", weightless).await;
+    assert!(matches!(&refused, Err(JoinError::Invalid(_))), "{refused:?}");
+    assert_eq!(client.refresh().await.unwrap().digest(), before);
+
+    // Its own id counts, whatever it is told to join as.
+    let member = Member::new(id("n9")).with_zone("b");
+    assert_eq!(in_time("it joins", cluster.node(late).join(member.clone())).await, Ok(true));
+    assert_eq!(in_time("it has joined", cluster.node(late).join(member)).await, Ok(false));
+    cluster.settled().await;
+    let membership = cluster.node(id("n1")).membership();
+    assert_eq!(membership.member(&late).map(|state| state.member.zone.as_str()), Some("b"));
+    assert_eq!(membership.members().len(), 4);
+    eventually("every partition is where it should be", async || {
+        cluster.running().all(|node| node.misplaced().is_none()).then_some(())
+    })
+    .await;
     assert_eq!(read(&client, "b", "k").await, ["v"]);
+}
+
+#[tokio::test]
+async fn a_node_that_leaves_says_so_to_the_others_before_it_is_gone() {
+    let mut cluster = Cluster::start(4).await;
+    let admin = cluster.client(Role::Admin).await;
+    admin.put("b", "k", "v").w(3).await.unwrap();
+    let leaving = id("n4");
+    admin.propose(Change::Leave(leaving), Vec::new()).await.unwrap();
+    let gone = in_time("it has left", cluster.node(leaving).gone()).await;
+    assert!(matches!(&gone, NotServing::Gone { node, .. } if *node == leaving), "{gone:?}");
+    // Whatever becomes of its disk.
+    cluster.crash(leaving);
+    for node in cluster.running() {
+        assert_eq!(node.membership().departure(&leaving), Some(Departure::Left));
+    }
+    assert_eq!(read(&admin, "b", "k").await, ["v"]);
 }

@@ -397,3 +397,19 @@ async fn what_each_node_holds_of_a_key_is_shown_hints_too_and_nothing_is_repaire
         assert_eq!(counter(&cluster, node.id(), "read_repairs"), 0);
     }
 }
+
+#[tokio::test]
+async fn what_moves_is_told_to_whoever_may_read_and_limited_by_administrators() {
+    let cluster = Cluster::start(3).await;
+    let (admin, reader) = (cluster.client(Role::Admin).await, cluster.client(Role::Reader).await);
+    let node = id("n1");
+    let told = reader.transfers(node).await.unwrap();
+    assert_eq!((told.node, told.to_receive, told.to_give_up, told.limit_bytes), (node, 0, 0, None));
+    assert!(told.transfers.is_empty(), "{told:?}");
+    assert_refused(reader.limit_transfers(node, Some(4096)).await, FailureCode::Forbidden);
+    assert_refused(admin.limit_transfers(node, Some(1023)).await, FailureCode::Invalid);
+    assert_eq!(admin.limit_transfers(node, Some(1024)).await.unwrap().before_bytes, None);
+    assert_eq!(reader.transfers(node).await.unwrap().limit_bytes, Some(1024));
+    assert_eq!(admin.limit_transfers(node, None).await.unwrap().before_bytes, Some(1024));
+    assert_eq!(reader.transfers(node).await.unwrap().limit_bytes, None);
+}

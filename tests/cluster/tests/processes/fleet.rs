@@ -11,7 +11,7 @@ use crate::{DYN, namespaces::Namespace};
 /// Any free port of this machine.
 const LOOPBACK: &str = "127.0.0.1:0";
 
-/// The certificates and folders of three nodes, and those of them that run.
+/// The certificates and folders of nodes, three at first, and those of them that run.
 pub(crate) struct Fleet {
     pub(crate) nodes: Vec<Option<Process>>,
     /// Where each listened last.
@@ -32,7 +32,7 @@ impl Fleet {
         let dir = tempfile::tempdir().unwrap();
         let mut fleet = Fleet { nodes: vec![None, None, None], addresses: vec![None; 3], namespaces, dir };
         fleet.run(&["cert", "ca", "--cluster", "fleet", "--dir", &fleet.text("ca")]).ok();
-        for node in ["n1", "n2", "n3", "n4"] {
+        for node in ["n1", "n2", "n3", "n4", "n5"] {
             fleet.run(&["cert", "node", node, "--ca", &fleet.text("ca"), "--out", &fleet.text("certs")]).ok();
         }
         for node in 0..3 {
@@ -114,13 +114,25 @@ impl Fleet {
 
     /// Starts a node on its data, at any free port.
     pub(crate) fn start_node(&mut self, node: usize) {
+        self.start_node_with(node, &[]);
+    }
+
+    /// Starts a further node, with more arguments, and returns its number.
+    pub(crate) fn add_node(&mut self, more: &[&str]) -> usize {
+        self.nodes.push(None);
+        self.addresses.push(None);
+        self.start_node_with(self.nodes.len() - 1, more);
+        self.nodes.len() - 1
+    }
+
+    fn start_node_with(&mut self, node: usize, more: &[&str]) {
         let name = format!("n{}", node + 1);
         let data = self.path(&format!("data-{name}"));
         let mut command = match self.namespaces.get(node) {
             Some(namespace) => namespace.enter(&self.node_command(&name, &data, &namespace.listen())),
             None => self.node_command(&name, &data, LOOPBACK),
         };
-        let mut process = Process::start(&mut command);
+        let mut process = Process::start(command.args(more));
         let listening: Value = serde_json::from_str(&process.wait_for("listening")).unwrap();
         self.addresses[node] = listening["address"].as_str().map(str::to_owned);
         self.nodes[node] = Some(process);

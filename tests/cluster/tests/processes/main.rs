@@ -6,6 +6,7 @@ mod dev;
 mod faults;
 mod fleet;
 mod load;
+mod moving;
 mod namespaces;
 mod partitions;
 mod refusals;

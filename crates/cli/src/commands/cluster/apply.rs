@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use dynkv_client::proto::FailureCode;
-use dynkv_client::ring::{Entry, NodeId, Plan, PlanId};
+use dynkv_client::ring::{Change, Entry, NodeId, Plan, PlanId};
 use dynkv_client::{Client, Error};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
@@ -29,9 +29,9 @@ const AGAIN_EVERY: Duration = Duration::from_millis(100);
 /// Make the changes of a plan
 ///
 /// Takes the plan's id and the same changes, as `dyn cluster plan` printed them. All of them are made, or none: if the membership
-/// history has moved on since the plan was made, it fails and says so. Nodes of this version cannot move data yet: they make changes of
-/// weights, zones and hosts where every member keeps everything (as many members as replicas, at most), and refuse all others. Takes an
-/// administrator's certificate.
+/// history has moved on since the plan was made, it fails and says so. Data then moves by itself, while requests go on: each partition is
+/// served by the nodes that have it until those that are to have it do. `dyn transfers` shows how far that is. Takes an administrator's
+/// certificate.
 #[derive(Debug, Args)]
 pub(crate) struct Apply {
     /// The plan, as it was printed
@@ -64,12 +64,17 @@ impl Apply {
             )));
         }
         self.check_typed_out(&client, &plan).await?;
-        let before = client.view().history().len();
+        let before = client.view().history().clone();
         let entries = self.commit(&client, &plan).await?;
         wait_everywhere(&client).await;
         // Another node may have taken something at the same moment.
-        let others = client.view().history().len().saturating_sub(before + entries.len());
-        self.report(&client, &entries, others as u64)
+        let view = client.view();
+        let others = view.history().entries().filter(|entry| {
+            // That a node stores on a new disk is what comes of its joining.
+            let expected = matches!(entry.change(), Change::Disk { .. });
+            !expected && !before.contains(entry) && !entries.contains(entry)
+        });
+        self.report(&client, &plan, &entries, others.count() as u64)
     }
 
     fn moved(&self) -> CliError {
@@ -121,7 +126,7 @@ impl Apply {
         }
     }
 
-    fn report(&self, client: &Client, entries: &[Entry], others: u64) -> Result<Exit, CliError> {
+    fn report(&self, client: &Client, plan: &Plan, entries: &[Entry], others: u64) -> Result<Exit, CliError> {
         if self.json {
             output::json(&json!({
                 "cluster": client.cluster(),
@@ -129,6 +134,7 @@ impl Apply {
                 "view": client.view().digest().to_string(),
                 "issuer": entries.first().map(|entry| entry.issuer().to_string()),
                 "changes": entries.iter().map(|entry| describe::as_json(entry.change())).collect::<Vec<_>>(),
+                "replicas_to_move": plan.moves().len(),
                 "other_changes": others,
             }))?;
         } else {
@@ -140,6 +146,9 @@ impl Apply {
                 self.plan,
                 output::count(entries.len() as u64, "change")
             ))?;
+            for line in what_comes(plan) {
+                output::line(line)?;
+            }
         }
         if others > 0 {
             output::note(format_args!(
@@ -148,5 +157,65 @@ impl Apply {
             ));
         }
         Ok(Exit::Ok)
+    }
+}
+
+/// What happens after these changes, and what the operator does then.
+fn what_comes(plan: &Plan) -> Vec<String> {
+    let mut lines = Vec::new();
+    let names = |nodes: &mut dyn Iterator<Item = NodeId>| -> Vec<String> {
+        nodes.map(|node| node.to_string()).collect()
+    };
+    let leaving = names(&mut plan.changes().iter().filter_map(|change| match change {
+        Change::Leave(node) => Some(*node),
+        _ => None,
+    }));
+    let dropped = names(&mut plan.dropped());
+    match plan.moves().len() {
+        0 => lines.push("no data has to move".into()),
+        moves => lines.push(format!(
+            "{} of partitions move now, by themselves: watch with `dyn transfers` until it says that nothing moves",
+            output::count(moves as u64, "replica")
+        )),
+    }
+    if !leaving.is_empty() {
+        lines.push(format!(
+            "{} hands over what it has and then ends by itself: do not stop it before that",
+            leaving.join(", ")
+        ));
+    }
+    if !dropped.is_empty() {
+        lines.push(format!(
+            "{} is gone for ever: do not start it again, and use another id for what comes in its place",
+            dropped.join(", ")
+        ));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use dynkv_client::ring::{Founding, History, Member, PartitionCount};
+
+    use super::*;
+    use crate::commands::cluster::show::tests::id;
+
+    #[test]
+    fn what_comes_next_is_said() {
+        let founding = Founding {
+            cluster: "c".into(),
+            partitions: PartitionCount::new(16).unwrap(),
+            replicas: 3,
+            members: ["n1", "n2", "n3", "n4"].map(|node| Member::new(id(node))).to_vec(),
+        };
+        let mut history = History::new();
+        history.insert(Entry::new(1, id("n1"), Change::Found(founding)).unwrap()).unwrap();
+        let lines = |change: Change| what_comes(&Plan::new(&history, [change]).unwrap());
+        let place = Change::Place { node: id("n1"), zone: String::new(), host: "rack".into() };
+        assert_eq!(lines(place), ["no data has to move"]);
+        let leave = lines(Change::Leave(id("n4")));
+        assert!(leave[0].contains("`dyn transfers`") && leave[1].starts_with("n4 hands over"), "{leave:?}");
+        let replace = lines(Change::Replace { old: id("n4"), new: Member::new(id("n5")) });
+        assert!(replace[1].starts_with("n4 is gone for ever"), "{replace:?}");
     }
 }

@@ -98,7 +98,7 @@ pub(super) fn time_ms(pairs: &BTreeMap<(NodeId, NodeId), Load>, rate: u64) -> u6
 }
 
 /// All trees of a node, page by page.
-async fn trees_of(client: Client, node: NodeId) -> Result<Vec<TreeStatus>, Error> {
+pub(in crate::commands) async fn trees_of(client: Client, node: NodeId) -> Result<Vec<TreeStatus>, Error> {
     let mut trees: Vec<TreeStatus> = Vec::new();
     loop {
         let mut page = client.trees(node).limit(4096);

@@ -4,7 +4,7 @@ mod apply;
 mod changes;
 mod create;
 mod describe;
-mod estimate;
+pub(super) mod estimate;
 mod history;
 mod plan;
 mod risk;

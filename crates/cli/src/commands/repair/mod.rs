@@ -50,7 +50,7 @@ impl Repair {
 }
 
 /// `node`, or all nodes.
-fn asked(view: &ClusterView, node: Option<NodeId>) -> Result<Vec<NodeId>, CliError> {
+pub(super) fn asked(view: &ClusterView, node: Option<NodeId>) -> Result<Vec<NodeId>, CliError> {
     match node {
         Some(node) => Ok(vec![known(view, node)?]),
         None => Ok(nodes(view).iter().map(|info| info.id).collect()),
@@ -69,7 +69,7 @@ async fn ask_status(client: &Client, nodes: &[NodeId]) -> Vec<Row<Option<RepairR
 }
 
 /// The refusal, if a node has refused an order: it concerns all.
-fn refusal<T>(what: &str, rows: Vec<Row<T>>) -> Result<Vec<Row<T>>, CliError> {
+pub(super) fn refusal<T>(what: &str, rows: Vec<Row<T>>) -> Result<Vec<Row<T>>, CliError> {
     let refuses = |row: &Row<T>| {
         let refused = [FailureCode::Forbidden, FailureCode::UnknownKind, FailureCode::Invalid];
         matches!(&row.answer, Err(Error::NotDone { code, .. }) if refused.contains(code))
