@@ -35,7 +35,7 @@ join() {
         ports[number]=$(free_port)
         "$DYN" cert node --ca "$dir/ca" --out "$dir/certs" "n$number" >/dev/null
         start_node "$number"
-        until grep -q "is no member\|waits" "$dir/n$number.log"; do sleep 0.2; done
+        until grep -q "serves nothing yet" "$dir/n$number.log"; do sleep 0.2; done
     done
 }
 
