@@ -300,10 +300,10 @@ fn acknowledged_survive(key: &Key, seen: &Seen<'_>, settles: bool) -> Result<(),
     Ok(())
 }
 
-/// Whether there was a put with a later time, or one of which that is not known.
+/// Whether there was a put with a later time, or one of which that is not known: its outcome is not, or it may have been done twice.
 fn was_outlived(seen: &Seen<'_>, put: &PutRecord, time: HybridTime) -> bool {
     seen.puts.iter().filter(|other| other.put_id != put.put_id).any(|other| match other.ending {
-        Ending::Done { time: other, .. } => other >= time,
+        Ending::Done { time: other, possible_duplicate, .. } => other >= time || possible_duplicate,
         Ending::NotDone => false,
         Ending::Unknown => true,
     })
