@@ -1,6 +1,6 @@
 //! Giving up a partition: whoever is no member of it any more, and is not to become one, gives every member what it holds, and drops it.
 //!
-//! Invariant: what is dropped is on the disk of every member, exactly as it was here in the transaction that ended the holding. The interleavings that would lose a
+//! Invariant: what is dropped is on the disk of every member, as it was here in the transaction that ended the holding, or united with more. The interleavings that would lose a
 //! write: one that comes in between the last comparison and the drop; one that arrives while records are being deleted; a change of members that
 //! began to rely on this node meanwhile. So the transaction compares the root, and whoever writes or deletes looks in its own transaction whether the partition is held.
 
@@ -10,6 +10,7 @@ use bytes::Bytes;
 use dynkv_merkle::Span;
 use dynkv_proto::{TransferState, TreePosition};
 use dynkv_ring::{NodeId, PartitionId, Position};
+use futures_util::{StreamExt, stream};
 use tokio::{sync::oneshot, time::sleep};
 
 use super::target::target;
@@ -26,6 +27,9 @@ use crate::{
 
 const PERIOD: Duration = Duration::from_millis(500);
 
+/// Partitions compared with their members at once: most of the time they wait for answers.
+const GIVEN_UP_AT_ONCE: usize = 16;
+
 /// Records deleted in one transaction.
 const DELETED_AT_ONCE: usize = 256;
 
@@ -35,14 +39,19 @@ pub(crate) async fn run(node: Arc<Shared>) {
     let mut swept = BTreeSet::new();
     loop {
         let view = node.cluster.view();
-        for partition in view.membership.partitions().ids().filter(|_| view.membership.founded()) {
-            if node.chain.holds(partition.0) {
-                swept.remove(&partition.0);
-                // A disk that is not admitted yet holds nothing, and must not take part in a comparison.
-                if node.cluster.serving(&view).is_ok() && is_to_go(&node, partition) {
-                    give_up(&node, partition).await;
-                }
-            }
+        let partitions = || view.membership.partitions().ids().filter(|_| view.membership.founded());
+        // A disk that is not admitted yet holds nothing, and must not take part in a comparison.
+        let to_go = partitions().filter(|partition| {
+            node.chain.holds(partition.0)
+                && node.cluster.serving(&view).is_ok()
+                && is_to_go(&node, *partition)
+        });
+        let to_go: Vec<PartitionId> = to_go.collect();
+        stream::iter(to_go)
+            .for_each_concurrent(GIVEN_UP_AT_ONCE, |partition| give_up(&node, partition))
+            .await;
+        swept.retain(|partition| !node.chain.holds(*partition));
+        for partition in partitions() {
             if !node.chain.holds(partition.0) && !swept.contains(&partition.0) {
                 match sweep(&node, partition).await {
                     Ok(()) => drop(swept.insert(partition.0)),

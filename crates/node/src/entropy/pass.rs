@@ -27,9 +27,6 @@ const BATCH: usize = 1024;
 /// one that lacks them sees what its own clients suffer.
 const PUSHES_MAX: usize = 1024;
 
-/// Looks at a partition that is handed over before something else has its turn: the last one finds nothing.
-const GIVES_MAX: usize = 3;
-
 /// Compares this node with `peer`, and makes both equal where they differ.
 pub(super) async fn mend(node: &Arc<Shared>, peer: NodeId) -> Result<(), CompareError> {
     mend_some(node, peer, None, PUSHES_MAX, &|_| {}).await.map(drop)
@@ -50,21 +47,28 @@ pub(crate) async fn learn(
 /// not be had.
 pub(crate) async fn read_all(node: &Arc<Shared>, peer: NodeId, partition: u32) -> Result<bool, CompareError> {
     let pass = Pass { node, peer, exact: Some(partition), found: Vec::new() };
-    match pass.exchange(partition, 0).await? {
+    match pass.exchange(partition, Exchange::Read).await? {
         None => Ok(true),
         Some(moved) => Ok(moved.failed == 0 && moved.left_out == 0),
     }
 }
 
-/// Gives everything that this node holds of a partition to `peer`. Says whether both hold the same, and `peer` has it on disk.
+/// Gives everything that this node holds of a partition to `peer`. Says whether `peer` holds all of that now, on disk; `false`: something was not taken, or could not be compared.
 pub(crate) async fn give_all(node: &Arc<Shared>, peer: NodeId, partition: u32) -> Result<bool, CompareError> {
-    for _ in 0..GIVES_MAX {
-        let pass = Pass { node, peer, exact: Some(partition), found: Vec::new() };
-        if pass.exchange(partition, usize::MAX).await?.is_none() {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    let pass = || Pass { node, peer, exact: Some(partition), found: Vec::new() };
+    let Some(given) = pass().exchange(partition, Exchange::Give).await? else { return Ok(true) };
+    // Its answer comes when what it had taken before is on disk.
+    pass().roots(None).await?;
+    Ok(given.failed == 0 && given.left_out == 0)
+}
+
+/// What becomes of differences in an exact comparison.
+#[derive(Clone, Copy)]
+enum Exchange {
+    /// They are read from the other node.
+    Read,
+    /// The other node gets what it lacks.
+    Give,
 }
 
 /// What a pass tells while it goes on.
@@ -232,8 +236,8 @@ impl Pass<'_> {
         Ok(RootsFound { differing, equal, skipped })
     }
 
-    /// Compares the one partition and mends what differs, with as many pushes of what the other has nothing of. `None`: nothing differs.
-    async fn exchange(mut self, partition: u32, mut pushes: usize) -> Result<Option<Moved>, CompareError> {
+    /// Compares the one partition and mends what differs, in one direction. `None`: nothing differs.
+    async fn exchange(mut self, partition: u32, what: Exchange) -> Result<Option<Moved>, CompareError> {
         let Pass { node, peer, .. } = self;
         let broken_off = || CompareError::Peer {
             peer,
@@ -252,7 +256,10 @@ impl Pass<'_> {
             let more = descent.step(&mut self).await?;
             if !more || self.found.len() >= BATCH {
                 let found = std::mem::take(&mut self.found);
-                moved += states::mend(node, peer, found, Look::AtOnce, &mut pushes).await?;
+                moved += match what {
+                    Exchange::Read => states::mend(node, peer, found, Look::AtOnce, &mut 0).await?,
+                    Exchange::Give => states::give(node, peer, found).await?,
+                };
             }
             if !more {
                 break;

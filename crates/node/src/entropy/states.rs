@@ -190,6 +190,61 @@ async fn mend_batch(
     Ok(moved)
 }
 
+/// Gives `peer` what it lacks of `found`, and takes nothing over: where both go on being written to, they would never be equal.
+pub(super) async fn give(
+    node: &Arc<Shared>,
+    peer: NodeId,
+    found: Vec<Difference>,
+) -> Result<Moved, CompareError> {
+    let mut moved = Moved::default();
+    let index = Index(&*node.replica.storage);
+    let found: Vec<Difference> = found.into_iter().filter(|difference| difference.here.is_some()).collect();
+    for batch in found.chunks(PLACES_MAX) {
+        let mut asked = Vec::with_capacity(batch.len());
+        for difference in batch {
+            let position = place(difference);
+            let have = index.digest_at(position)?;
+            let marks = node.replica.marks.durable(partition_at(node, position));
+            asked.extend(have.map(|have| StateAsked { position, have: Some(have), marks }));
+        }
+        while !asked.is_empty() {
+            let request = States { asked: asked.clone(), bodies: true, urgent: true };
+            let (reply, mut body) = ask_states(node, peer, request).await?;
+            let mut theirs = BTreeMap::new();
+            let mut told: BTreeSet<u32> = reply.absent.iter().copied().collect();
+            for found in reply.found {
+                told.insert(found.at);
+                let at = asked.get(found.at as usize).map(|asked| asked.position);
+                let verified = verified(node, peer, found, at, &mut body)?;
+                theirs.extend(verified.map(|(key, state)| (key.record.clone(), state)));
+            }
+            // The same as here, or damaged.
+            moved.left_out += u64::from(reply.through).saturating_sub(told.len() as u64);
+            let mut lacking = Vec::new();
+            for place in told.iter().filter_map(|at| asked.get(*at as usize)) {
+                for key in keys_at(node, place.position)? {
+                    if !theirs.get(&key.record).is_some_and(|theirs| covers(node, theirs, &key)) {
+                        lacking.push(key);
+                    }
+                }
+            }
+            moved += push_all(node, peer, lacking).await;
+            asked.drain(..(reply.through as usize).min(asked.len()));
+        }
+    }
+    Ok(moved)
+}
+
+/// Whether uniting what is here would change nothing there.
+fn covers(node: &Shared, theirs: &Incoming, key: &Key) -> bool {
+    let Ok(Some(record)) = node.replica.read_intact(key) else { return false };
+    let Ok(ours) = record.decode_state() else { return false };
+    let conflict = node.cluster.view().buckets.get(&key.bucket).conflict;
+    let mut union = theirs.state.clone();
+    union.merge(ours, conflict);
+    union == theirs.state
+}
+
 /// Asks what `peer` has at some places; the caller has a [`turn`].
 pub(super) async fn look(
     node: &Arc<Shared>,
