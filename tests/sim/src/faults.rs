@@ -30,8 +30,9 @@ pub(crate) struct Nemesis<'a> {
     nodes: usize,
     /// Where the sessions' clients live.
     clients: BTreeMap<usize, IpAddr>,
-    /// Who changes the members, and what is under way.
+    /// Who changes the members and where from, and what is under way.
     operator: Client,
+    operator_at: IpAddr,
     changes: Vec<JoinHandle<()>>,
     /// By the fault that needs or made them.
     copies: BTreeMap<usize, Snapshot>,
@@ -41,12 +42,17 @@ pub(crate) struct Nemesis<'a> {
 }
 
 impl<'a> Nemesis<'a> {
-    pub(crate) fn new(plan: &'a Plan, clients: BTreeMap<usize, IpAddr>, operator: Client) -> Nemesis<'a> {
+    pub(crate) fn new(
+        plan: &'a Plan,
+        clients: BTreeMap<usize, IpAddr>,
+        (operator, operator_at): (Client, IpAddr),
+    ) -> Nemesis<'a> {
         Nemesis {
             faults: &plan.faults,
             nodes: plan.nodes,
             clients,
             operator,
+            operator_at,
             changes: Vec::new(),
             copies: BTreeMap::new(),
             doubles: BTreeMap::new(),
@@ -230,6 +236,7 @@ impl<'a> Nemesis<'a> {
             Place::Session(number) => {
                 self.clients.get(&number).copied().unwrap_or(IpAddr::from([0, 0, 0, 0]))
             }
+            Place::Operator => self.operator_at,
         }
     }
 
@@ -313,5 +320,6 @@ fn is_in(place: &Place, nodes: &[usize], sessions: &[usize]) -> bool {
     match place {
         Place::Node(index) => nodes.contains(index),
         Place::Session(number) => sessions.contains(number),
+        Place::Operator => false,
     }
 }

@@ -143,6 +143,8 @@ pub enum Place {
     Node(usize),
     /// A client, by the number of its session.
     Session(usize),
+    /// Whoever changes the members.
+    Operator,
 }
 
 /// A kind of fault.
@@ -418,6 +420,7 @@ impl fmt::Display for Place {
         match self {
             Place::Node(index) => f.write_str(&node(*index)),
             Place::Session(number) => write!(f, "client s{number}"),
+            Place::Operator => f.write_str("the operator"),
         }
     }
 }

@@ -19,7 +19,7 @@ mod live {
         buckets::Bucket,
         history::Key,
         plan::{Kind, Plan},
-        plans,
+        plans::{self, moving},
         report::Report,
         rounds,
         run::run_plan,
@@ -75,6 +75,20 @@ mod live {
             Bug::ComparisonSkipsSubtree => plans::empty_disk_is_filled(seed),
             Bug::DamagedReadsAsAbsent => plans::records_rot_beside_a_home_that_is_behind(seed),
             Bug::AdmittedByOne => plans::old_disk_meets_a_new_one(seed),
+            Bug::SealsOneFewer | Bug::SealsForWritesOnly => {
+                moving::leaves_and_is_cut_off(seed, Bucket::All, 3_900)
+            }
+            Bug::NoSealOnReads => moving::leaves_and_is_cut_off(seed, Bucket::All, 4_000 + 23 * (seed % 100)),
+            Bug::NoSealOnWrites | Bug::JoinedWithoutReading => moving::joins_while_written(seed),
+            Bug::AcceptedIgnored | Bug::DecidedAfterOne => {
+                moving::joins_and_is_cut_off_with_one(seed, 17 * (seed % 100))
+            }
+            Bug::ShrinkWithoutSync => moving::shrinks_to_one(seed),
+            Bug::DroppedWithoutPush => moving::comes_back_with_the_only_copy(seed),
+            Bug::DroppedThoughJoining => moving::leaves_while_joining(seed, 17 * (seed % 100)),
+            Bug::EpochUnchecked => moving::goes_on_at_an_old_epoch(seed),
+            Bug::HintOfDepartedDropped => moving::homes_move_away_from_hints(seed),
+            Bug::HintToOneSuccessor => moving::home_is_lost_after_hints_have_moved(seed),
             _ => {
                 let mut plan = Plan::draw_with(seed, kinds(bug));
                 if bug == Bug::SlotCountsTwice {

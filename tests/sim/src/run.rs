@@ -105,6 +105,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     }
     world.found(PARTITIONS, REPLICAS, plan.spares).await;
     let admin = world.client(Duration::from_secs(10)).await;
+    let admin_at = world.latest_client();
     set_buckets(&admin, plan).await;
     tokio::time::sleep(Duration::from_millis(plan.warm_up_ms)).await;
 
@@ -127,7 +128,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         .into_iter()
         .map(|(plan, session)| tokio::spawn(work(plan.clone(), session, until)))
         .collect();
-    let mut nemesis = Nemesis::new(plan, clients, admin);
+    let mut nemesis = Nemesis::new(plan, clients, (admin, admin_at));
     nemesis.work(&mut world, begin, until).await;
     let restart = random.random_bool(0.5);
     nemesis.heal(&mut world, restart);
