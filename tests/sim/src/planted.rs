@@ -79,15 +79,13 @@ mod live {
             Bug::SealsOneFewer | Bug::SealsForWritesOnly => {
                 moving::leaves_and_is_cut_off(seed, 3_900, Bucket::All, Habit::Read, Habit::GoOn)
             }
-            Bug::NoSealOnReads => {
-                let cut_at_ms = 4_500 + 20 * (seed % 100);
-                moving::leaves_and_is_cut_off(seed, cut_at_ms, Bucket::All, Habit::Read, Habit::GoOn)
-            }
             Bug::SealsForReadsOnly => {
                 moving::leaves_and_is_cut_off(seed, 3_900, Bucket::Each, Habit::GoOn, Habit::Read)
             }
             Bug::NoSealOnWrites | Bug::JoinedWithoutReading => moving::joins_while_written(seed),
-            Bug::AcceptedIgnored | Bug::DecidedAfterOne => moving::joins_and_is_cut_off_with_one(seed),
+            Bug::NoSealOnReads | Bug::AcceptedIgnored | Bug::DecidedAfterOne => {
+                moving::joins_and_is_cut_off_with_one(seed)
+            }
             Bug::ShrinkWithoutSync => moving::shrinks_to_one(seed),
             Bug::DroppedWithoutPush => moving::comes_back_with_the_only_copy(seed),
             Bug::DroppedThoughJoining => moving::leaves_while_joining(seed),

@@ -47,7 +47,7 @@ pub fn leaves_and_is_cut_off(
     let away = seed as usize % 4;
     let keys = keys(bucket);
     let plan = Plan::quiet(2 * seed + 1, 4, 20_000).session(in_turn(&keys, 250, 40, there));
-    let mut plan = (0..4).fold(plan, |plan, _| plan.session(in_turn(&keys, 60, 30, elsewhere)));
+    let mut plan = (0..4).fold(plan, |plan, _| plan.session(in_turn(&keys, 250, 40, elsewhere)));
     // Those whose partition waits do not hold up the next.
     plan.sessions.iter_mut().for_each(|session| session.timeout_ms = 400);
     let plan = plan
@@ -57,15 +57,23 @@ pub fn leaves_and_is_cut_off(
 }
 
 /// A node joins three while they are written to, each key once, and their disks are slow: much is written between the node's reading and its first answer as a
-/// member. Then each key is read from one home.
+/// member. One of the three stands still before it hands over what it need not hold any more, and each key is read from one home.
 pub fn joins_while_written(seed: u64) -> Plan {
     let mut plan = Plan::quiet(2 * seed + 1, 3, 16_000).spares(1);
     for writer in 0..6 {
         plan = plan.session(once(Bucket::All, 40 * writer..40 * (writer + 1), 40, Habit::Blind));
     }
-    let mut reads = once(Bucket::All, 0..240, 5, Habit::Read);
-    reads[0].wait_ms = 9_000;
-    let plan = plan.session(reads).fault(1_000 + seed % 500, 0, What::Change(MemberChange::Join(3)));
+    for _ in 0..2 {
+        let mut reads = once(Bucket::All, 0..240, 5, Habit::Read);
+        reads[0].wait_ms = 5_000;
+        plan = plan.session(reads);
+    }
+    plan.sessions.iter_mut().for_each(|session| session.timeout_ms = 1_000);
+    let plan = plan.fault(1_000, 0, What::Change(MemberChange::Join(3))).fault(
+        2_600 + 15 * (seed % 50),
+        10_000,
+        What::Pause(seed as usize % 3),
+    );
     slow_disks(plan, 3, 100)
 }
 
@@ -110,34 +118,30 @@ pub fn comes_back_with_the_only_copy(seed: u64) -> Plan {
     plan
 }
 
-/// A node is cut off, with a client, and told to leave. When it can reach one other node again it goes on with that client's requests: that node's answers
-/// are of another epoch. The other two are read by another client.
+/// As in [`joins_and_is_cut_off_with_one`], and the one could not reach one of the other two from the beginning: that one has promised nothing, and goes on.
 pub fn goes_on_at_an_old_epoch(seed: u64) -> Plan {
-    let [old, other, third, fourth] = [0, 1, 2, 3].map(|turn| (seed as usize + turn) % 4);
+    let (one, behind) = (seed as usize % 3, (seed as usize + 1) % 3);
     let keys = keys(Bucket::Strict);
-    let plan = Plan::quiet(2 * seed + 1, 4, 20_000)
-        .session(in_turn(&keys, 600, 20, Habit::GoOn))
-        .session(in_turn(&keys, 500, 20, Habit::Read))
-        .fault(3_900, 5_000 + 10 * (seed % 100), What::Split(vec![old]))
-        .fault(4_000, 0, What::Change(MemberChange::Leave(old)));
-    let plan = [third, fourth].into_iter().fold(plan, |plan, node| {
-        cut_both(plan, 3_900, 12_000, Place::Node(old), Place::Node(node))
-    });
-    let mut plan = [other, third, fourth].into_iter().fold(plan, |plan, node| {
-        cut_both(plan, 3_900, 12_000, Place::Session(0), Place::Node(node))
-    });
-    plan.sessions[0].timeout_ms = 300;
-    plan
+    let plan = Plan::quiet(2 * seed + 1, 3, 20_000).spares(1);
+    let plan = (0..2).fold(plan, |plan, _| plan.session(in_turn(&keys, 250, 60, Habit::GoOn)));
+    let mut plan = (0..2).fold(plan, |plan, _| plan.session(in_turn(&keys, 350, 50, Habit::Read)));
+    plan.sessions.iter_mut().for_each(|session| session.timeout_ms = 1_000);
+    let plan = cut_both(plan, 500, 18_000, Place::Node(one), Place::Node(behind))
+        .fault(6_000, 0, What::Change(MemberChange::Join(3)))
+        .fault(7_200 + 20 * (seed % 100), 8_000, What::Split(vec![one, 3]));
+    slow_disks(plan, 3, 100)
 }
 
-/// Two of five nodes are cut off from the others, and keep hints for homes that they cannot reach. Meanwhile three nodes join, and some of those homes are none
-/// any more.
+/// Clients are alone with two of five nodes, who keep hints for homes that they cannot reach. Meanwhile three nodes join, and some of those homes are none any
+/// more.
 pub fn homes_move_away_from_hints(seed: u64) -> Plan {
-    let plan = Plan::quiet(2 * seed + 1, 5, 40_000).spares(3).fault(500, 24_000, What::Split(vec![3, 4]));
-    let mut plan = (0..3).fold(plan, |plan, writer| {
-        plan.session(once(Bucket::Plain, 50 * writer..50 * (writer + 1), 100, Habit::Blind))
-    });
-    plan.sessions.iter_mut().for_each(|session| session.timeout_ms = 3_000);
+    let mut plan = Plan::quiet(2 * seed + 1, 5, 45_000).spares(3);
+    for writer in 0..4 {
+        plan = plan.session(once(Bucket::Plain, 12 * writer..12 * (writer + 1), 800, Habit::Blind));
+    }
+    // Long enough to find out that no home can be reached.
+    plan.sessions.iter_mut().for_each(|session| session.timeout_ms = 15_000);
+    let plan = plan.fault(500, 35_000, What::Island(vec![3, 4], vec![0, 1, 2, 3]));
     (5..8).fold(plan, |plan, node| plan.fault(2_000, 0, What::Change(MemberChange::Join(node))))
 }
 
