@@ -83,13 +83,13 @@ mod live {
                 moving::leaves_and_is_cut_off(seed, 3_900, Bucket::Each, Habit::GoOn, Habit::Read)
             }
             Bug::NoSealOnWrites | Bug::JoinedWithoutReading => moving::joins_while_written(seed),
-            Bug::NoSealOnReads | Bug::AcceptedIgnored | Bug::DecidedAfterOne => {
+            Bug::AcceptedIgnored | Bug::DecidedAfterOne => {
                 moving::joins_and_is_cut_off_with_one(seed)
             }
             Bug::ShrinkWithoutSync => moving::shrinks_to_one(seed),
             Bug::DroppedWithoutPush => moving::comes_back_with_the_only_copy(seed),
             Bug::DroppedThoughJoining => moving::leaves_while_joining(seed),
-            Bug::EpochUnchecked => moving::goes_on_at_an_old_epoch(seed),
+            Bug::NoSealOnReads | Bug::EpochUnchecked => moving::goes_on_at_an_old_epoch(seed),
             Bug::HintOfDepartedDropped | Bug::HintToOneSuccessor => moving::homes_move_away_from_hints(seed),
             _ => {
                 let mut plan = Plan::draw_with(seed, kinds(bug));

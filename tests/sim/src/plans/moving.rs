@@ -132,16 +132,18 @@ pub fn goes_on_at_an_old_epoch(seed: u64) -> Plan {
     slow_disks(plan, 3, 100)
 }
 
-/// Clients are alone with two of five nodes, who keep hints for homes that they cannot reach. Meanwhile three nodes join, and some of those homes are none any
-/// more.
+/// Two of five nodes are cut off from the others, and keep hints for homes that they cannot reach. Meanwhile three nodes join, and some of those homes are none
+/// any more. One of them is removed before the two come back: it takes no hints, and hands over nothing.
 pub fn homes_move_away_from_hints(seed: u64) -> Plan {
     let mut plan = Plan::quiet(2 * seed + 1, 5, 45_000).spares(3);
-    for writer in 0..4 {
-        plan = plan.session(once(Bucket::Plain, 12 * writer..12 * (writer + 1), 800, Habit::Blind));
+    for writer in 0..3 {
+        plan = plan.session(once(Bucket::Plain, 50 * writer..50 * (writer + 1), 200, Habit::Blind));
     }
-    // Long enough to find out that no home can be reached.
-    plan.sessions.iter_mut().for_each(|session| session.timeout_ms = 15_000);
-    let plan = plan.fault(500, 35_000, What::Island(vec![3, 4], vec![0, 1, 2, 3]));
+    let plan = plan.fault(500, 20_000, What::Split(vec![3, 4])).fault(
+        18_000,
+        0,
+        What::Change(MemberChange::Remove(seed as usize % 3)),
+    );
     (5..8).fold(plan, |plan, node| plan.fault(2_000, 0, What::Change(MemberChange::Join(node))))
 }
 
