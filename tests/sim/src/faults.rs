@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use dynkv_client::{Client, Error};
 use dynkv_node::storage::Space;
 use dynkv_proto::FailureCode;
-use dynkv_ring::{Change, Member};
+use dynkv_ring::Change;
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
@@ -33,7 +33,7 @@ pub(crate) struct Nemesis<'a> {
     /// Who changes the members and where from, and what is under way.
     operator: Client,
     operator_at: IpAddr,
-    changes: Vec<JoinHandle<()>>,
+    changes: Vec<JoinHandle<bool>>,
     /// By the fault that needs or made them.
     copies: BTreeMap<usize, Snapshot>,
     doubles: BTreeMap<usize, usize>,
@@ -255,7 +255,9 @@ impl<'a> Nemesis<'a> {
     /// Waits until every change has been taken.
     pub(crate) async fn changes_are_taken(&mut self) {
         for change in std::mem::take(&mut self.changes) {
-            change.await.expect("an operator does not panic");
+            if !change.await.expect("an operator does not panic") {
+                self.sighted("changes refused");
+            }
         }
     }
 
@@ -285,20 +287,20 @@ impl<'a> Nemesis<'a> {
 fn change_of(world: &World, change: MemberChange) -> Change {
     let id = |node: usize| world.hosts[node].id;
     match change {
-        MemberChange::Join(node) => Change::Join(Member::new(id(node))),
+        MemberChange::Join(node) => Change::Join(world.member(node)),
         MemberChange::Leave(node) => Change::Leave(id(node)),
-        MemberChange::Remove(node) => Change::Remove(id(node)),
-        MemberChange::Replace(old, new) => Change::Replace { old: id(old), new: Member::new(id(new)) },
+        MemberChange::Remove(node) | MemberChange::Exclude(node) => Change::Remove(id(node)),
+        MemberChange::Replace(old, new) => Change::Replace { old: id(old), new: world.member(new) },
         MemberChange::Weight(node, weight) => Change::Weight { node: id(node), weight },
     }
 }
 
-/// Proposes a change until somebody takes it, or says that it makes no sense.
-async fn propose(operator: Client, change: Change) {
+/// Proposes a change until somebody takes it, or says that it makes no sense. Returns which.
+async fn propose(operator: Client, change: Change) -> bool {
     loop {
         match operator.propose(change.clone(), Vec::new()).await {
-            Ok(_) => return,
-            Err(Error::NotDone { code: FailureCode::Invalid, .. }) => return,
+            Ok(_) => return true,
+            Err(Error::NotDone { code: FailureCode::Invalid, .. }) => return false,
             Err(_) => tokio::time::sleep(Duration::from_millis(500)).await,
         }
     }

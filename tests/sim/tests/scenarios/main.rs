@@ -6,6 +6,7 @@
 mod clients;
 mod disks;
 mod hints;
+mod moving;
 mod network;
 mod processes;
 mod repair;
