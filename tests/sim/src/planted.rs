@@ -83,13 +83,15 @@ mod live {
                 moving::leaves_and_is_cut_off(seed, 3_900, Bucket::Each, Habit::GoOn, Habit::Read)
             }
             Bug::NoSealOnWrites | Bug::JoinedWithoutReading => moving::joins_while_written(seed),
-            Bug::AcceptedIgnored | Bug::DecidedAfterOne => {
+            Bug::AcceptedIgnored | Bug::DecidedAfterOne | Bug::AdoptedBeforeDecided => {
                 moving::joins_and_is_cut_off_with_one(seed)
             }
+            Bug::SealForgotten => moving::others_are_killed_when_it_joins(seed),
+            Bug::TransferTakenForDone => moving::joins_with_failing_disk(seed),
             Bug::ShrinkWithoutSync => moving::shrinks_to_one(seed),
-            Bug::DroppedWithoutPush => moving::comes_back_with_the_only_copy(seed),
+            Bug::DroppedWithoutPush | Bug::LeftAtOnce => moving::comes_back_with_the_only_copy(seed),
             Bug::DroppedThoughJoining => moving::leaves_while_joining(seed),
-            Bug::NoSealOnReads | Bug::EpochUnchecked => moving::goes_on_at_an_old_epoch(seed),
+            Bug::NoSealOnReads | Bug::EpochUnchecked | Bug::ReadFromUnsealed => moving::goes_on_at_an_old_epoch(seed),
             Bug::HintOfDepartedDropped | Bug::HintToOneSuccessor => moving::homes_move_away_from_hints(seed),
             _ => {
                 let mut plan = Plan::draw_with(seed, kinds(bug));

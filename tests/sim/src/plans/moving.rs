@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use crate::{
     buckets::Bucket,
+    disk::{Operation, Trouble},
     history::Key,
     plan::{MemberChange, Place, Plan, What},
     workload::{Habit, Step},
@@ -88,6 +89,22 @@ pub fn joins_and_is_cut_off_with_one(seed: u64) -> Plan {
         .fault(2_000, 0, What::Change(MemberChange::Join(3)))
         .fault(3_200 + 12 * (seed % 100), 12_000, What::Split(side));
     slow_disks(plan, 3, 100)
+}
+
+/// As in [`joins_and_is_cut_off_with_one`], and the other two are killed and come back at once.
+pub fn others_are_killed_when_it_joins(seed: u64) -> Plan {
+    let plan = joins_and_is_cut_off_with_one(seed);
+    let at_ms = plan.faults[1].at_ms;
+    [1, 2].into_iter().fold(plan, |plan, turn| {
+        plan.fault(at_ms + 50, 300, What::Kill((seed as usize + turn) % 3))
+    })
+}
+
+/// As in [`joins_while_written`], and writes to the disk of the node that joins fail for an instant.
+pub fn joins_with_failing_disk(seed: u64) -> Plan {
+    let trouble =
+        Trouble { operation: Operation::Write, after: (seed % 5) as u32, times: 1 + (seed % 7) as u32 };
+    joins_while_written(seed).fault(2_200 + 20 * (seed % 50), 3_000, What::Trouble(3, trouble))
 }
 
 /// A node joins three and is told to leave when a member has asked it to join and cannot tell the others that it has.
