@@ -311,6 +311,7 @@ async fn supervise(world: &mut World, nodes: usize, at: Instant) {
     while Instant::now() < at {
         tokio::time::sleep_until(at.min(Instant::now() + Duration::from_millis(500))).await;
         world.restart_old(nodes);
+        world.stop_left();
     }
 }
 

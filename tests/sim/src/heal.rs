@@ -122,6 +122,7 @@ async fn partitions_arrive(world: &mut World) -> Result<(), Violation> {
     let begun = Instant::now();
     loop {
         world.restart_refused();
+        world.stop_left();
         let members = world.membership();
         let leaving = members.members().find(|state| state.status == Status::Leaving);
         let away = world.running().find_map(|(id, node)| Some((id, node.misplaced()?)));

@@ -91,7 +91,9 @@ mod live {
             Bug::ShrinkWithoutSync => moving::shrinks_to_one(seed),
             Bug::DroppedWithoutPush | Bug::LeftAtOnce => moving::comes_back_with_the_only_copy(seed),
             Bug::DroppedThoughJoining => moving::leaves_while_joining(seed),
-            Bug::NoSealOnReads | Bug::EpochUnchecked | Bug::ReadFromUnsealed => moving::goes_on_at_an_old_epoch(seed),
+            Bug::NoSealOnReads | Bug::EpochUnchecked | Bug::ReadFromUnsealed => {
+                moving::goes_on_at_an_old_epoch(seed)
+            }
             Bug::HintOfDepartedDropped | Bug::HintToOneSuccessor => moving::homes_move_away_from_hints(seed),
             _ => {
                 let mut plan = Plan::draw_with(seed, kinds(bug));

@@ -19,7 +19,7 @@ use dynkv_net::{
 };
 use dynkv_node::{Env, Node, NotServing, Parts};
 use dynkv_proto::NodeInfo;
-use dynkv_ring::{Founding, Member, Membership, NodeId, PartitionCount};
+use dynkv_ring::{Departure, Founding, Member, Membership, NodeId, PartitionCount};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
@@ -194,9 +194,7 @@ impl World {
         let knows = |id: &NodeId, node: &Node| {
             node.membership().departure(id).is_some() && !matches!(at_once(node.serving()), Some(Ok(())))
         };
-        self.running()
-            .find(|(id, node)| all.departure(id).is_some() && !knows(id, node))
-            .map(|(id, _)| id)
+        self.running().find(|(id, node)| all.departure(id).is_some() && !knows(id, node)).map(|(id, _)| id)
     }
 
     /// Whether the node of host `index` runs.
@@ -223,6 +221,18 @@ impl World {
             if matches!(old, Some(NotServing::OldDisk { .. })) {
                 self.kill(index);
                 self.start(index);
+            }
+        }
+    }
+
+    /// Stops processes that say that their node has left, for ever, as an operator does.
+    pub fn stop_left(&mut self) {
+        for index in 0..self.hosts.len() {
+            let Host { id, process, .. } = &self.hosts[index];
+            let left = |process: &Process| process.node.membership().departure(id) == Some(Departure::Left);
+            if process.as_ref().is_some_and(left) {
+                self.kill(index);
+                self.gone.insert(index);
             }
         }
     }

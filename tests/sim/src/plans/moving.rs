@@ -51,9 +51,11 @@ pub fn leaves_and_is_cut_off(
     let mut plan = (0..4).fold(plan, |plan, _| plan.session(in_turn(&keys, 250, 40, elsewhere)));
     // Those whose partition waits do not hold up the next.
     plan.sessions.iter_mut().for_each(|session| session.timeout_ms = 400);
-    let plan = plan
-        .fault(4_000, 0, What::Change(MemberChange::Leave(away)))
-        .fault(cut_at_ms, 12_000, What::Island(vec![away], vec![0]));
+    let plan = plan.fault(4_000, 0, What::Change(MemberChange::Leave(away))).fault(
+        cut_at_ms,
+        12_000,
+        What::Island(vec![away], vec![0]),
+    );
     slow_disks(plan, 4, 100)
 }
 
@@ -85,9 +87,11 @@ pub fn joins_and_is_cut_off_with_one(seed: u64) -> Plan {
     let plan = Plan::quiet(2 * seed + 1, 3, 20_000).spares(1);
     let plan = (0..2).fold(plan, |plan, _| plan.session(in_turn(&keys, 150, 60, Habit::GoOn)));
     let plan = (0..2).fold(plan, |plan, _| plan.session(in_turn(&keys, 250, 50, Habit::Read)));
-    let plan = plan
-        .fault(2_000, 0, What::Change(MemberChange::Join(3)))
-        .fault(3_200 + 12 * (seed % 100), 12_000, What::Split(side));
+    let plan = plan.fault(2_000, 0, What::Change(MemberChange::Join(3))).fault(
+        3_200 + 12 * (seed % 100),
+        12_000,
+        What::Split(side),
+    );
     slow_disks(plan, 3, 100)
 }
 
@@ -95,9 +99,9 @@ pub fn joins_and_is_cut_off_with_one(seed: u64) -> Plan {
 pub fn others_are_killed_when_it_joins(seed: u64) -> Plan {
     let plan = joins_and_is_cut_off_with_one(seed);
     let at_ms = plan.faults[1].at_ms;
-    [1, 2].into_iter().fold(plan, |plan, turn| {
-        plan.fault(at_ms + 50, 300, What::Kill((seed as usize + turn) % 3))
-    })
+    [1, 2]
+        .into_iter()
+        .fold(plan, |plan, turn| plan.fault(at_ms + 50, 300, What::Kill((seed as usize + turn) % 3)))
 }
 
 /// As in [`joins_while_written`], and writes to the disk of the node that joins fail for an instant.
