@@ -64,6 +64,16 @@ pub enum Bug {
     HintOfDepartedDropped,
     /// Such a hint is given to one of the members only.
     HintToOneSuccessor,
+    /// A proposer goes on under the next members before they are decided.
+    AdoptedBeforeDecided,
+    /// What was promised and accepted is not on disk.
+    SealForgotten,
+    /// A member-to-be reads a member that has not promised, if there is one, in place of those that have.
+    ReadFromUnsealed,
+    /// A transfer that broke off, or could not take over everything, is taken for done.
+    TransferTakenForDone,
+    /// A node that is told to leave says at once that it has left.
+    LeftAtOnce,
     /// A comparison leaves out the last of the sixteen subtrees below each root.
     ComparisonSkipsSubtree,
     /// A record that fails its checksum is answered as one that is not there.
@@ -109,7 +119,7 @@ mod live {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Bug; 44] = [
+        pub const ALL: [Bug; 49] = [
             Bug::ActorReusedAfterRestart,
             Bug::DotReusedAfterFailedWrite,
             Bug::ContextOfCoordinator,
@@ -139,6 +149,11 @@ mod live {
             Bug::EpochUnchecked,
             Bug::HintOfDepartedDropped,
             Bug::HintToOneSuccessor,
+            Bug::AdoptedBeforeDecided,
+            Bug::SealForgotten,
+            Bug::ReadFromUnsealed,
+            Bug::TransferTakenForDone,
+            Bug::LeftAtOnce,
             Bug::ComparisonSkipsSubtree,
             Bug::DamagedReadsAsAbsent,
             Bug::TombstoneByTime,

@@ -21,13 +21,15 @@ pub enum Bucket {
     Fast,
     /// w = 3, whoever keeps the copies.
     Wide,
+    /// w = dw = pw = 1, r = pr = 3: as [`Bucket::All`], the other way round.
+    Each,
 }
 
 /// Siblings of a key in bucket [`Bucket::One`] at which a put that would add one is refused.
 pub const SIBLINGS_MAX: u32 = 3;
 
 impl Bucket {
-    /// All of them.
+    /// Those that plans are drawn with: all but [`Bucket::Each`], under which members change only when all are there.
     pub const ALL: [Bucket; 7] =
         [Bucket::Plain, Bucket::Strict, Bucket::Lww, Bucket::All, Bucket::One, Bucket::Fast, Bucket::Wide];
 
@@ -44,6 +46,7 @@ impl Bucket {
             Bucket::One => "one",
             Bucket::Fast => "fast",
             Bucket::Wide => "wide",
+            Bucket::Each => "each",
         }
     }
 
@@ -58,6 +61,7 @@ impl Bucket {
             Bucket::One => &[("w", "1"), ("dw", "1"), ("r", "1"), ("siblings_max", "3")],
             Bucket::Fast => &[("dw", "0")],
             Bucket::Wide => &[("w", "3"), ("dw", dw)],
+            Bucket::Each => &[("w", "1"), ("dw", "1"), ("pw", "1"), ("r", "3"), ("pr", "3")],
         };
         let mut change = BucketChange::new(self.name());
         for (property, value) in properties {
@@ -72,7 +76,7 @@ impl Bucket {
         match self {
             Bucket::Plain | Bucket::Strict | Bucket::Lww | Bucket::Fast => 2,
             Bucket::All | Bucket::Wide => 3,
-            Bucket::One => 1,
+            Bucket::One | Bucket::Each => 1,
         }
     }
 
@@ -82,7 +86,7 @@ impl Bucket {
             Bucket::Plain | Bucket::Lww | Bucket::Wide => 1 + u32::from(two_disks),
             Bucket::Strict => 2,
             Bucket::All => 3,
-            Bucket::One => 1,
+            Bucket::One | Bucket::Each => 1,
             Bucket::Fast => 0,
         }
     }
@@ -90,12 +94,12 @@ impl Bucket {
     /// Whether some node that counts in a read's quorum counts in that of every write before it: r + w > n, and all of
     /// them homes. Where others may stand in for homes, a read may miss a write until hints are delivered.
     pub fn quorums_meet(self) -> bool {
-        matches!(self, Bucket::Strict | Bucket::All)
+        matches!(self, Bucket::Strict | Bucket::All | Bucket::Each)
     }
 
     /// Whether a write is on disk wherever it was counted, so that quorums meet after a power loss, too.
     pub fn is_durable(self) -> bool {
-        matches!(self, Bucket::Strict | Bucket::All)
+        matches!(self, Bucket::Strict | Bucket::All | Bucket::Each)
     }
 }
 
@@ -111,7 +115,7 @@ mod tests {
 
     #[test]
     fn properties_are_what_the_checker_takes_them_for() {
-        for bucket in Bucket::ALL {
+        for bucket in Bucket::ALL.into_iter().chain([Bucket::Each]) {
             for two_disks in [false, true] {
                 let change = bucket.change(two_disks, None);
                 let (r, w) = (change.r.unwrap_or(2), change.w.unwrap_or(2));

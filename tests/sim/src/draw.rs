@@ -33,6 +33,8 @@ impl Plan {
             seed,
             nodes,
             spares: 0,
+            zones: 0,
+            seedless: false,
             two_disks: kinds.iter().any(|kind| kind.loses_disk()),
             grace_ms: draw_grace(seed),
             keys: draw_keys(&mut random),

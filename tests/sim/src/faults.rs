@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 use dynkv_client::{Client, Error};
 use dynkv_node::storage::Space;
 use dynkv_proto::FailureCode;
-use dynkv_ring::{Change, Member};
+use dynkv_ring::Change;
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
@@ -33,8 +33,9 @@ pub(crate) struct Nemesis<'a> {
     nodes: usize,
     /// Where the sessions' clients live.
     clients: BTreeMap<usize, IpAddr>,
-    /// Who changes the members, and what is under way, with the node that was killed for it.
+    /// Who changes the members and where from, and what is under way, with the node that was killed for it.
     operator: Client,
+    operator_at: IpAddr,
     changes: Vec<(Option<usize>, JoinHandle<bool>)>,
     /// By the fault that needs or made them.
     copies: BTreeMap<usize, Snapshot>,
@@ -44,12 +45,17 @@ pub(crate) struct Nemesis<'a> {
 }
 
 impl<'a> Nemesis<'a> {
-    pub(crate) fn new(plan: &'a Plan, clients: BTreeMap<usize, IpAddr>, operator: Client) -> Nemesis<'a> {
+    pub(crate) fn new(
+        plan: &'a Plan,
+        clients: BTreeMap<usize, IpAddr>,
+        (operator, operator_at): (Client, IpAddr),
+    ) -> Nemesis<'a> {
         Nemesis {
             faults: &plan.faults,
             nodes: plan.nodes,
             clients,
             operator,
+            operator_at,
             changes: Vec::new(),
             copies: BTreeMap::new(),
             doubles: BTreeMap::new(),
@@ -233,6 +239,7 @@ impl<'a> Nemesis<'a> {
             Place::Session(number) => {
                 self.clients.get(&number).copied().unwrap_or(IpAddr::from([0, 0, 0, 0]))
             }
+            Place::Operator => self.operator_at,
         }
     }
 
@@ -251,8 +258,11 @@ impl<'a> Nemesis<'a> {
     /// Waits until every change has been taken. A node that cannot be done without comes back.
     pub(crate) async fn changes_are_taken(&mut self, world: &mut World) {
         for (victim, change) in std::mem::take(&mut self.changes) {
-            let taken = change.await.expect("an operator does not panic");
-            if let Some(victim) = victim.filter(|_| !taken)
+            if change.await.expect("an operator does not panic") {
+                continue;
+            }
+            self.sighted("changes refused");
+            if let Some(victim) = victim
                 && world.gone.remove(&victim)
             {
                 self.revive(world, victim);
@@ -286,10 +296,10 @@ impl<'a> Nemesis<'a> {
 fn change_of(world: &World, change: MemberChange) -> Change {
     let id = |node: usize| world.hosts[node].id;
     match change {
-        MemberChange::Join(node) => Change::Join(Member::new(id(node))),
+        MemberChange::Join(node) => Change::Join(world.member(node)),
         MemberChange::Leave(node) => Change::Leave(id(node)),
-        MemberChange::Remove(node) => Change::Remove(id(node)),
-        MemberChange::Replace(old, new) => Change::Replace { old: id(old), new: Member::new(id(new)) },
+        MemberChange::Remove(node) | MemberChange::Exclude(node) => Change::Remove(id(node)),
+        MemberChange::Replace(old, new) => Change::Replace { old: id(old), new: world.member(new) },
         MemberChange::Weight(node, weight) => Change::Weight { node: id(node), weight },
     }
 }
@@ -313,6 +323,7 @@ async fn supervise(world: &mut World, nodes: usize, at: Instant) {
     while Instant::now() < at {
         tokio::time::sleep_until(at.min(Instant::now() + Duration::from_millis(500))).await;
         world.restart_old(nodes);
+        world.stop_left();
     }
 }
 
@@ -324,5 +335,6 @@ fn is_in(place: &Place, nodes: &[usize], sessions: &[usize]) -> bool {
     match place {
         Place::Node(index) => nodes.contains(index),
         Place::Session(number) => sessions.contains(number),
+        Place::Operator => false,
     }
 }

@@ -117,16 +117,20 @@ async fn equal_by_reads(
     Ok(())
 }
 
-/// Every partition is where the ring wants it, and nowhere else, and who was to leave has left.
+/// Every partition is where the ring wants it, and nowhere else, who was to leave has left, and who was removed serves nobody.
 async fn partitions_arrive(world: &mut World) -> Result<(), Violation> {
     let begun = Instant::now();
     loop {
         world.restart_refused();
+        world.stop_left();
         let members = world.membership();
         let leaving = members.members().find(|state| state.status == Status::Leaving);
         let away = world.running().find_map(|(id, node)| Some((id, node.misplaced()?)));
         let what = match (leaving, away) {
-            (None, None) => return Ok(()),
+            (None, None) => match world.undead() {
+                None => return Ok(()),
+                Some(node) => format!("{node} was removed, and does not know it, or serves"),
+            },
             (Some(state), _) => format!("{} has not left", state.member.id),
             (None, Some((node, partition))) => format!("partition {partition} is not, for {node}"),
         };

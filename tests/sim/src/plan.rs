@@ -15,6 +15,10 @@ pub struct Plan {
     pub nodes: usize,
     /// The last so many of them are no members of the cluster at first.
     pub spares: usize,
+    /// Nodes are in so many zones in turn; zero: in none.
+    pub zones: usize,
+    /// Whether processes that are started after the founding know nobody but whom their disk names.
+    pub seedless: bool,
     /// Whether every bucket that can writes to two disks: needed when a disk may be lost.
     pub two_disks: bool,
     /// How long keys rest before their tombstones and old context entries may go; the default of a day, if it is not said.
@@ -120,6 +124,8 @@ pub enum MemberChange {
     Leave(usize),
     /// A node is killed for ever, and removed.
     Remove(usize),
+    /// A node is removed, which may still live, or come back.
+    Exclude(usize),
     /// A node is killed for ever, and another one takes its place.
     Replace(usize, usize),
     /// A node gets another weight.
@@ -134,6 +140,11 @@ impl MemberChange {
             _ => None,
         }
     }
+
+    /// Whether what a node holds is lost to the others.
+    pub fn loses_disk(self) -> bool {
+        self.victim().is_some() || matches!(self, MemberChange::Exclude(_))
+    }
 }
 
 /// An end of a link.
@@ -143,6 +154,8 @@ pub enum Place {
     Node(usize),
     /// A client, by the number of its session.
     Session(usize),
+    /// Whoever changes the members.
+    Operator,
 }
 
 /// A kind of fault.
@@ -228,7 +241,7 @@ impl What {
     /// Whether it costs a disk, or some of one.
     pub fn loses_disk(&self) -> bool {
         match self {
-            What::Change(change) => change.victim().is_some(),
+            What::Change(change) => change.loses_disk(),
             other => other.kind().loses_disk(),
         }
     }
@@ -269,6 +282,8 @@ impl Plan {
             seed,
             nodes,
             spares: 0,
+            zones: 0,
+            seedless: false,
             two_disks: false,
             grace_ms: None,
             keys: Vec::new(),
@@ -366,6 +381,17 @@ impl Plan {
         self
     }
 
+    /// With nodes in so many zones, in turn.
+    pub fn zones(mut self, zones: usize) -> Plan {
+        self.zones = zones;
+        self
+    }
+
+    /// Each node has one at least.
+    pub fn partitions(&self) -> u32 {
+        if self.nodes > 8 { 16 } else { 8 }
+    }
+
     /// Whether a node goes on with another disk, or another content of it.
     pub fn replaces_disk(&self) -> bool {
         self.has(|kind| kind.loses_disk() && kind != Kind::Rot)
@@ -423,6 +449,7 @@ impl fmt::Display for Place {
         match self {
             Place::Node(index) => f.write_str(&node(*index)),
             Place::Session(number) => write!(f, "client s{number}"),
+            Place::Operator => f.write_str("the operator"),
         }
     }
 }
@@ -473,6 +500,7 @@ impl fmt::Display for What {
             What::Change(MemberChange::Join(index)) => write!(f, "{} joins", node(*index)),
             What::Change(MemberChange::Leave(index)) => write!(f, "{} leaves", node(*index)),
             What::Change(MemberChange::Remove(index)) => write!(f, "{} dies and is removed", node(*index)),
+            What::Change(MemberChange::Exclude(index)) => write!(f, "{} is removed", node(*index)),
             What::Change(MemberChange::Replace(old, new)) => {
                 write!(f, "{} dies and is replaced by {}", node(*old), node(*new))
             }

@@ -1,5 +1,7 @@
 //! Plans that more than one test goes by: named scenarios, and hunts for planted bugs.
 
+pub mod moving;
+
 use crate::{
     buckets::Bucket,
     history::Key,

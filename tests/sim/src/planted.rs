@@ -19,10 +19,11 @@ mod live {
         buckets::Bucket,
         history::Key,
         plan::{Kind, Plan},
-        plans,
+        plans::{self, moving},
         report::Report,
         rounds,
         run::run_plan,
+        workload::Habit,
     };
 
     /// Where the hunt for each bug begins: always the same seeds, so that a limit means something.
@@ -75,6 +76,25 @@ mod live {
             Bug::ComparisonSkipsSubtree => plans::empty_disk_is_filled(seed),
             Bug::DamagedReadsAsAbsent => plans::records_rot_beside_a_home_that_is_behind(seed),
             Bug::AdmittedByOne => plans::old_disk_meets_a_new_one(seed),
+            Bug::SealsOneFewer | Bug::SealsForWritesOnly => {
+                moving::leaves_and_is_cut_off(seed, 3_900, Bucket::All, Habit::Read, Habit::GoOn)
+            }
+            Bug::SealsForReadsOnly => {
+                moving::leaves_and_is_cut_off(seed, 3_900, Bucket::Each, Habit::GoOn, Habit::Read)
+            }
+            Bug::NoSealOnWrites | Bug::JoinedWithoutReading => moving::joins_while_written(seed),
+            Bug::AcceptedIgnored | Bug::DecidedAfterOne | Bug::AdoptedBeforeDecided => {
+                moving::joins_and_is_cut_off_with_one(seed)
+            }
+            Bug::SealForgotten => moving::others_are_killed_when_it_joins(seed),
+            Bug::TransferTakenForDone => moving::joins_with_failing_disk(seed),
+            Bug::ShrinkWithoutSync => moving::shrinks_to_one(seed),
+            Bug::DroppedWithoutPush | Bug::LeftAtOnce => moving::comes_back_with_the_only_copy(seed),
+            Bug::DroppedThoughJoining => moving::leaves_while_joining(seed),
+            Bug::NoSealOnReads | Bug::EpochUnchecked | Bug::ReadFromUnsealed => {
+                moving::goes_on_at_an_old_epoch(seed)
+            }
+            Bug::HintOfDepartedDropped | Bug::HintToOneSuccessor => moving::homes_move_away_from_hints(seed),
             _ => {
                 let mut plan = Plan::draw_with(seed, kinds(bug));
                 if bug == Bug::SlotCountsTwice {
@@ -104,9 +124,15 @@ mod live {
         if let Err(violation) = &report.verdict {
             return Some(violation.promise);
         }
-        // Two of three copies are left, and a read mends the third: a plan knows better what must not be needed.
+        // Two of three copies are left, or one, and a read mends the others: a plan knows better what must not be needed.
         let repairs = report.seen.get("repairs after healing").copied().unwrap_or_default();
-        (bug == Bug::HintRemovedOnMemoryAck && repairs > 0).then_some("what a hint brought stays there")
+        match bug {
+            Bug::HintRemovedOnMemoryAck if repairs > 0 => Some("what a hint brought stays there"),
+            Bug::HintOfDepartedDropped | Bug::HintToOneSuccessor if repairs > 0 => {
+                Some("the hint of a home that is none any more goes to all that are")
+            }
+            _ => None,
+        }
     }
 
     /// How a hunt ended.

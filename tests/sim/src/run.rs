@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, panic_any, set_hook, take_hook},
     sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
@@ -90,8 +90,6 @@ fn watched<T>(work: impl FnOnce() -> T) -> (Option<T>, Vec<String>) {
     }
 }
 
-const PARTITIONS: u32 = 8;
-
 /// Homes of each key.
 pub(crate) const REPLICAS: u8 = 3;
 
@@ -103,8 +101,11 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     for line in plan.to_string().lines() {
         world.log.note(line);
     }
-    world.found(PARTITIONS, REPLICAS, plan.spares).await;
+    world.zones = plan.zones;
+    world.found(plan.partitions(), REPLICAS, plan.spares).await;
+    world.seedless = plan.seedless;
     let admin = world.client(Duration::from_secs(10)).await;
+    let admin_at = world.latest_client();
     set_buckets(&admin, plan).await;
     tokio::time::sleep(Duration::from_millis(plan.warm_up_ms)).await;
 
@@ -127,7 +128,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         .into_iter()
         .map(|(plan, session)| tokio::spawn(work(plan.clone(), session, until)))
         .collect();
-    let mut nemesis = Nemesis::new(plan, clients, admin);
+    let mut nemesis = Nemesis::new(plan, clients, (admin, admin_at));
     nemesis.work(&mut world, begin, until).await;
     let restart = random.random_bool(0.5);
     nemesis.heal(&mut world, restart);
@@ -143,6 +144,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     for (name, count) in world.counters() {
         seen.insert(format!("nodes: {name}"), count);
     }
+    sight_members(&mut seen, &world);
     let circumstances = Circumstances {
         power_lost: plan.loses_power(),
         disk_lost: plan.loses_disk(),
@@ -224,6 +226,19 @@ async fn set_buckets(admin: &Client, plan: &Plan) {
         let change = bucket.change(plan.two_disks, plan.grace_ms).to_change();
         admin.propose(change, Vec::new()).await.expect("no faults yet");
     }
+}
+
+fn sight_members(seen: &mut Sightings, world: &World) {
+    let membership = world.membership();
+    let ring = membership.ring();
+    let zones = |partition| {
+        let homes = ring.homes(partition).iter().filter_map(|home| membership.member(home));
+        homes.map(|state| state.member.zone.clone()).collect::<BTreeSet<_>>().len()
+    };
+    seen.insert("members at the end".into(), membership.members().len() as u64);
+    seen.insert("members gone".into(), membership.gone().len() as u64);
+    let narrowest = ring.partitions().ids().map(zones).min().unwrap_or_default();
+    seen.insert("zones of the narrowest partition".into(), narrowest as u64);
 }
 
 fn sight(seen: &mut Sightings, history: &History) {

@@ -19,7 +19,7 @@ use dynkv_net::{
 };
 use dynkv_node::{Env, Node, NotServing, Parts};
 use dynkv_proto::NodeInfo;
-use dynkv_ring::{Founding, Member, Membership, NodeId, PartitionCount};
+use dynkv_ring::{Departure, Founding, Member, Membership, NodeId, PartitionCount};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
@@ -63,6 +63,10 @@ pub struct World {
     pub log: Log,
     /// Whether nodes that are started compare their replicas.
     pub anti_entropy: bool,
+    /// Nodes are in so many zones in turn; zero: in none.
+    pub zones: usize,
+    /// Whether nodes that are started are told no addresses.
+    pub seedless: bool,
     /// Hosts, by their index, that are gone for ever.
     pub gone: BTreeSet<usize>,
     /// Sums of the counters of all nodes that have ended, by name.
@@ -98,6 +102,8 @@ impl World {
             hosts,
             log: Log::new(start),
             anti_entropy: true,
+            zones: 0,
+            seedless: false,
             gone: BTreeSet::new(),
             counters: BTreeMap::new(),
             authority,
@@ -111,7 +117,10 @@ impl World {
     /// Starts the node of host `index` on whatever its disk holds.
     pub fn start(&mut self, index: usize) {
         let seed = self.random.next_u64();
-        let seeds = self.hosts.iter().map(|host| host.address.to_string()).collect();
+        let seeds = match self.seedless {
+            true => Vec::new(),
+            false => self.hosts.iter().map(|host| host.address.to_string()).collect(),
+        };
         let (start, anti_entropy) = (self.start, self.anti_entropy);
         let host = &mut self.hosts[index];
         let gate = Gate::default();
@@ -156,7 +165,7 @@ impl World {
             cluster: CLUSTER.into(),
             partitions: PartitionCount::new(partitions).expect("a power of two"),
             replicas,
-            members: self.hosts.iter().take(founding_members).map(|host| Member::new(host.id)).collect(),
+            members: (0..founding_members).map(|index| self.member(index)).collect(),
         };
         let first = &self.hosts[0].process.as_ref().expect("just started").node;
         first.found(founding, Vec::new()).await.expect("a cluster is founded once");
@@ -168,6 +177,24 @@ impl World {
                 .expect("every node is a member");
         }
         self.log.note("founded");
+    }
+
+    /// The node of host `index` as a member.
+    pub fn member(&self, index: usize) -> Member {
+        let member = Member::new(self.hosts[index].id);
+        match self.zones {
+            0 => member,
+            zones => member.with_zone(format!("z{}", index % zones)),
+        }
+    }
+
+    /// A node that runs although it was removed, and does not know it, or serves.
+    pub fn undead(&self) -> Option<NodeId> {
+        let all = self.membership();
+        let knows = |id: &NodeId, node: &Node| {
+            node.membership().departure(id).is_some() && !matches!(at_once(node.serving()), Some(Ok(())))
+        };
+        self.running().find(|(id, node)| all.departure(id).is_some() && !knows(id, node)).map(|(id, _)| id)
     }
 
     /// Whether the node of host `index` runs.
@@ -194,6 +221,18 @@ impl World {
             if matches!(old, Some(NotServing::OldDisk { .. })) {
                 self.kill(index);
                 self.start(index);
+            }
+        }
+    }
+
+    /// Stops processes that say that their node has left, for ever, as an operator does.
+    pub fn stop_left(&mut self) {
+        for index in 0..self.hosts.len() {
+            let Host { id, process, .. } = &self.hosts[index];
+            let left = |process: &Process| process.node.membership().departure(id) == Some(Departure::Left);
+            if process.as_ref().is_some_and(left) {
+                self.kill(index);
+                self.gone.insert(index);
             }
         }
     }
@@ -328,9 +367,14 @@ impl World {
 
 /// Why `node` serves nothing any more, if that is so.
 fn refused(node: &Node) -> Option<NotServing> {
+    at_once(node.refused())
+}
+
+/// What a future has to say now.
+fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    match std::pin::pin!(node.refused()).poll(&mut context) {
-        Poll::Ready(reason) => Some(reason),
+    match std::pin::pin!(future).poll(&mut context) {
+        Poll::Ready(outcome) => Some(outcome),
         Poll::Pending => None,
     }
 }

@@ -132,7 +132,7 @@ impl Proposal<'_> {
             .map(|holder| holder.node)
             .collect();
         let asked = readers.into_iter().map(|reader| async move {
-            let sources = sealed.iter().copied().filter(|source| *source != reader).collect();
+            let sources = self.sources(sealed).into_iter().filter(|source| *source != reader).collect();
             if reader == self.node.cluster.me.id {
                 return super::learn::join(self.node, self.partition, self.members.epoch, sources).await.is_ok();
             }
@@ -147,10 +147,24 @@ impl Proposal<'_> {
         join_all(asked).await.into_iter().all(|joined| joined)
     }
 
+    /// Whom to read: one of them, or several that have finished it, has whatever was acknowledged.
+    fn sources(&self, sealed: &[NodeId]) -> Vec<NodeId> {
+        let unsealed: Vec<NodeId> =
+            self.members.homes.iter().copied().filter(|home| !sealed.contains(home)).collect();
+        match planted::is(Bug::ReadFromUnsealed) && !unsealed.is_empty() {
+            true => unsealed,
+            false => sealed.to_vec(),
+        }
+    }
+
     async fn accept(&self, chosen: Vec<Holder>) -> bool {
         let Proposal { node, partition, members, ballot, .. } = *self;
+        let decided = Configuration { partition, epoch: members.epoch + 1, members: chosen.clone() };
+        if planted::is(Bug::AdoptedBeforeDecided) {
+            spread::adopt(node, vec![decided.clone()]).await;
+        }
         let accepted = Accepted { ballot, members: chosen.clone() };
-        let request = ChainAccept { partition, epoch: members.epoch, ballot, members: chosen.clone() };
+        let request = ChainAccept { partition, epoch: members.epoch, ballot, members: chosen };
         let own = node.chain.accept(partition, members.epoch, accepted);
         let votes = self.ask(&request, own, |reply: ChainAcceptReply| reply.vote).await;
         let is_mine = |vote: &Vote| {
@@ -162,7 +176,6 @@ impl Proposal<'_> {
         if got < needed {
             return false;
         }
-        let decided = Configuration { partition, epoch: members.epoch + 1, members: chosen };
         let told: Vec<NodeId> =
             members.homes.iter().copied().chain(decided.members.iter().map(|holder| holder.node)).collect();
         spread::adopt(node, vec![decided.clone()]).await;

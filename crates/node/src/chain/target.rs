@@ -70,6 +70,8 @@ impl Freshness {
             () if planted::is(Bug::SealsForReadsOnly) => members + 1 - r,
             () => stopped,
         };
+        // Of those that hold what was acknowledged, one must be among the sealed.
+        let w = if planted::is(Bug::SealsForReadsOnly) { r } else { w };
         self.is_majority(sealed) && sealed + w + less > members && sealed + gone + less >= stopped
     }
 }
