@@ -39,6 +39,24 @@ join() {
     done
 }
 
+# received: bytes that each node has received by transfers, as one line of JSON.
+received() { ("$DYN" metrics --json 2>/dev/null || echo '{}') | python3 -c '
+import json, re, sys
+try:
+    nodes = json.load(sys.stdin)
+except ValueError:
+    nodes = {}
+nodes = nodes.get("nodes", nodes)
+texts = nodes.items() if isinstance(nodes, dict) else ((of["node"], of.get("metrics") or of.get("text") or "") for of in nodes)
+found = {node: re.search(r"^dynkv_transfer_bytes_received_total (\d+)", str(text), re.M) for node, text in texts}
+print(json.dumps({node: int(match[1]) for node, match in found.items() if match}))'; }
+
+# since BEFORE AFTER: what was received in between by nodes that are still there.
+since() { python3 -c '
+import json, sys
+before, after = map(json.loads, sys.argv[1:])
+print(sum(bytes - before.get(node, 0) for node, bytes in after.items()))' "$1" "$2"; }
+
 # change ARGUMENTS: plans, applies what was planned, and waits until nothing moves.
 change() {
     echo "== $*"
@@ -47,7 +65,7 @@ change() {
     grep "replicas move" "$dir/plan.txt" || true
     plan=$(sed -n 's/.*cluster apply --plan \([0-9a-f-]*\).*/\1/p' "$dir/plan.txt")
     grep -q -- --yes-remove "$dir/plan.txt" && confirmed=(--yes-remove "$dead")
-    before=$(total transfer_bytes_total)
+    before=$(received)
     begun=$(now_ms)
     "$DYN" cluster apply --plan "$plan" "$@" "${confirmed[@]}" >"$dir/apply.txt" || { cat "$dir/apply.txt"; fail "not applied"; }
     rm -f "$dir/still"
@@ -59,7 +77,7 @@ change() {
         [ $(($(now_ms) - begun)) -lt 7200000 ] || { "$DYN" transfers; fail "still moving after two hours"; }
         sleep 10
     done
-    echo "$(($(now_ms) - begun)) ms until nothing moved; $(($(total transfer_bytes_total) - before)) bytes moved"
+    echo "$(($(now_ms) - begun)) ms until nothing moved; $(since "$before" "$(received)") bytes received"
     touch "$dir/still"
     wait "$measuring" || true
 }
