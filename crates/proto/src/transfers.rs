@@ -69,6 +69,8 @@ message! {
         to_give_up: u32,
         /// By state and node.
         transfers: Vec<Transfer>,
+        /// Whether it knows of partitions that are not where they should be, if others have to move them.
+        misplaced: bool = false,
     }
 }
 

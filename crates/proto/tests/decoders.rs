@@ -285,6 +285,7 @@ fn transfers() -> TransfersReply {
             transfer(TransferState::Serving, &[], &[]),
             transfer(TransferState::HandingOver, &[5], &[]),
         ],
+        misplaced: true,
     }
 }
 

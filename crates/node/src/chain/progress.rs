@@ -308,6 +308,7 @@ pub(crate) fn status(node: &Shared) -> TransfersReply {
         to_receive,
         to_give_up,
         transfers: by.into_iter().map(transfer).collect(),
+        misplaced: super::misplaced(node).is_some(),
     }
 }
 

@@ -92,7 +92,11 @@ fn as_text(rows: &[Row<TransfersReply>], held: &Held) -> String {
     let all = rows.iter().filter_map(Row::answered);
     if all.map(|(_, reply)| reply.to_receive + reply.to_give_up).sum::<u32>() == 0 {
         let missing = rows.iter().filter(|row| row.answer.is_err()).count();
+        let begins = rows.iter().filter_map(Row::answered).any(|(_, reply)| reply.misplaced);
         lines.push(match missing {
+            _ if begins => {
+                "about to move: those who are to receive have not heard of it yet, or cannot be asked".into()
+            }
             0 => "nothing moves: every partition is where it should be".into(),
             _ => "nothing moves, as far as nodes answer".into(),
         });
@@ -219,6 +223,7 @@ fn as_json(rows: &[Row<TransfersReply>], held: &Held) -> Value {
                 "limit_bytes": reply.limit_bytes,
                 "to_receive": reply.to_receive,
                 "to_give_up": reply.to_give_up,
+                "misplaced": reply.misplaced,
                 "records": amount.records_here,
                 "records_estimated": amount.records,
                 "bytes_left_estimated": amount.bytes_left(),
@@ -284,7 +289,14 @@ mod tests {
         let node = node.parse().unwrap();
         Row {
             node,
-            answer: Ok(TransfersReply { node, limit_bytes: None, to_receive, to_give_up, transfers }),
+            answer: Ok(TransfersReply {
+                node,
+                limit_bytes: None,
+                to_receive,
+                to_give_up,
+                transfers,
+                misplaced: false,
+            }),
         }
     }
 
@@ -343,8 +355,12 @@ mod tests {
         if let Ok(reply) = &mut row.answer {
             reply.limit_bytes = Some(1 << 20);
         }
-        let text = as_text(&[row], &Held::default());
+        let text = as_text(std::slice::from_ref(&row), &Held::default());
         assert_eq!(text, format!("n1 is limited to 1.0 MiB/s, until it is restarted\n{nothing}"));
+        if let Ok(reply) = &mut row.answer {
+            reply.misplaced = true;
+        }
+        assert!(as_text(&[row], &Held::default()).contains("about to move"));
     }
 
     #[test]
