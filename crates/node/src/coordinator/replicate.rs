@@ -299,7 +299,7 @@ impl<'a> Replication<'a> {
         let kept_by_home = matches!(self.source, Source::At(Place::Home, _))
             && asked.node == self.node.cluster.me.id
             && asked.slot != asked.node;
-        !kept_by_home
+        !kept_by_home || planted::is(Bug::NodeCountsTwice)
     }
 
     /// Waits until the quorum is met, cannot be met, or time is up. Has others stand in for homes that are late.
