@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dynkv_proto::{Buckets, Digest, NodeInfo};
+use dynkv_proto::{Buckets, Digest, Failure, FailureCode, NodeInfo};
 use dynkv_ring::{Departure, Entry, History, HistoryFull, Membership, NodeId};
 use thiserror::Error;
 
@@ -412,6 +412,12 @@ pub enum NotServing {
         /// Its members.
         members: String,
     },
+}
+
+impl From<NotServing> for Failure {
+    fn from(reason: NotServing) -> Failure {
+        Failure::not_done(FailureCode::NotServing, reason.to_string())
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use dynkv_ring::{PartitionId, Position};
 use tokio::time::Instant;
 
 use crate::{
-    chain, cluster, coordinator,
+    chain, coordinator,
     entropy::{self, repairs},
     gossip, held,
     hints::{self, HintError, Place},
@@ -310,17 +310,10 @@ fn storage_failure(node: &Shared, error: &StorageError) -> Failure {
     }
 }
 
-/// Refuses while this node's disk must not hold state.
-fn serving(node: &Shared, view: &cluster::View) -> Result<(), Failure> {
-    node.cluster
-        .serving(view)
-        .map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()))
-}
-
 /// The key of a replica message, where this node keeps it, and how its bucket resolves conflicts. Limits are the client path's: they must not stop healing.
 fn key(node: &Shared, bucket: String, key: Bytes) -> Result<(Key, Place, Conflict), Failure> {
     let view = node.cluster.view();
-    serving(node, &view)?;
+    node.cluster.serving(&view)?;
     dynkv_proto::check_bucket_name(&bucket)
         .map_err(|error| Failure::not_done(FailureCode::Invalid, error.to_string()))?;
     let conflict = view.buckets.get(&bucket).conflict;
@@ -351,7 +344,7 @@ async fn promise(node: &Shared, bucket: &str, key: &[u8], stamp: Stamp) -> Resul
         return Ok(());
     }
     // A disk that is not admitted yet has no marks, which is not to say that it is an old one.
-    serving(node, &view)?;
+    node.cluster.serving(&view)?;
     node.replica.marks.promise(partition, &stamp.1).await.map_err(|error| take_failure(node, &error))
 }
 

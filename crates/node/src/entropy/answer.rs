@@ -1,7 +1,5 @@
 //! Answering other nodes that compare themselves with this one.
 
-use std::sync::Arc;
-
 use bytes::{Bytes, BytesMut};
 use dynkv_merkle::{AnswerError, Request, RootsRequest};
 use dynkv_proto::{
@@ -12,7 +10,6 @@ use dynkv_ring::NodeId;
 
 use super::states::partition_at;
 use crate::{
-    cluster::View,
     key::Key,
     record::parse_record_key,
     shared::Shared,
@@ -37,15 +34,6 @@ fn storage_failure(node: &Shared, error: &StorageError) -> Failure {
     Failure::not_done(FailureCode::Storage, format!("node {}: {error}", node.cluster.me.id))
 }
 
-/// The view under which this node's disk may hold state.
-fn serving(node: &Shared) -> Result<Arc<View>, Failure> {
-    let view = node.cluster.view();
-    match node.cluster.serving(&view) {
-        Ok(()) => Ok(view),
-        Err(reason) => Err(Failure::not_done(FailureCode::NotServing, reason.to_string())),
-    }
-}
-
 /// Answers with the roots that this node shares with `from`, in short if they are equal.
 pub(crate) async fn roots(
     node: &Shared,
@@ -53,7 +41,8 @@ pub(crate) async fn roots(
     request: &TreeRoots,
     body: &[u8],
 ) -> Result<(TreeRootsReply, Bytes), Failure> {
-    let view = serving(node)?;
+    let view = node.cluster.view();
+    node.cluster.serving(&view)?;
     if request.exact.is_none() && view.digest != request.view {
         let message = format!("node {} has another view of the cluster", node.cluster.me.id);
         return Err(Failure { view: view.digest, ..Failure::not_done(FailureCode::Stale, message) });
@@ -117,7 +106,7 @@ pub(crate) async fn states(
     request: &States,
 ) -> Result<(StatesReply, Bytes), Failure> {
     // A disk that is not admitted yet has no marks, which is not to say that it is an old one.
-    serving(node)?;
+    node.cluster.serving(&node.cluster.view())?;
     node.entropy.compared(from, &node.env);
     // The clients of this node do not wait for it either.
     let _turn = match request.urgent {
