@@ -4,7 +4,7 @@
 use dynkv_ring::NodeId;
 
 use crate::{
-    Round,
+    Digest, Round,
     array::{array, message},
 };
 
@@ -57,6 +57,8 @@ message! {
         /// Disks that members' nodes have by now in place of those with which they are members, and on whose word the proposer relies that these serve nobody any more. Whoever does
         /// not know of one says no: the old disk, should it come back, asks enough members whether it still is the one to find out.
         replaced: Vec<Holder>,
+        /// No majority of the members' disks is left: every member of the cluster of this view is asked in their place, and promises. One of another view says no.
+        everybody: Option<Digest>,
     }
 }
 
@@ -71,6 +73,8 @@ message! {
         ballot: Round,
         /// The members proposed.
         members: Vec<Holder>,
+        /// Every member of the cluster has promised, and is to accept, not those of the partition only.
+        everybody: bool,
     }
 }
 

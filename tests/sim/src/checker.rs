@@ -37,8 +37,8 @@ impl fmt::Display for Violation {
 pub struct Circumstances {
     /// Machines lost power: what was acknowledged from memory alone may be gone.
     pub power_lost: bool,
-    /// A disk was wiped, an old copy put in its place, or bits of it have flipped.
-    pub disk_lost: bool,
+    /// So many disks were wiped, had an old copy put in their place, or bits of them have flipped, before others had what they held.
+    pub disks_lost: u32,
     /// The first or the second of these: such a disk does not know what it lacks. One that rots does, and does not answer.
     pub disk_replaced: bool,
     /// Buckets that can write to two disks do.
@@ -58,7 +58,8 @@ pub fn check(
     held: &[HeldVersion],
     circumstances: Circumstances,
 ) -> Result<(), Violation> {
-    let Circumstances { power_lost, disk_lost, disk_replaced, two_disks, settles } = circumstances;
+    let Circumstances { power_lost, disks_lost, disk_replaced, two_disks, settles } = circumstances;
+    let disk_lost = disks_lost > 0;
     for (key, seen) in &group(history, last, held) {
         let violation = |promise, what: String| Violation { promise, key: Some((*key).clone()), what };
         nothing_from_nowhere(seen).map_err(|what| violation("only what was written is read", what))?;
@@ -81,7 +82,7 @@ pub fn check(
         }
         siblings_are_bounded(key, seen).map_err(|what| violation("siblings are bounded", what))?;
         // What was on no disk goes with the power, what was on d disks with d of them.
-        let disks_lost = u32::from(disk_lost) + u32::from(power_lost && key.bucket.disks(two_disks) == 0);
+        let disks_lost = disks_lost + u32::from(power_lost && key.bucket.disks(two_disks) == 0);
         if disks_lost == 0 || disks_lost < key.bucket.disks(two_disks) {
             acknowledged_survive(key, seen, settles)
                 .map_err(|what| violation("an acknowledged write survives", what))?;

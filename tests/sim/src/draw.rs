@@ -36,6 +36,7 @@ impl Plan {
             zones: 0,
             seedless: false,
             two_disks: kinds.iter().any(|kind| kind.loses_disk()),
+            lost_at_once: 1,
             grace_ms: draw_grace(seed),
             keys: draw_keys(&mut random),
             sessions: (0..session_count).map(|number| SessionPlan::draw(number, &mut random)).collect(),

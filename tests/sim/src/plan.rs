@@ -21,6 +21,8 @@ pub struct Plan {
     pub seedless: bool,
     /// Whether every bucket that can writes to two disks: needed when a disk may be lost.
     pub two_disks: bool,
+    /// Where disks are lost: how many, before others have what they held.
+    pub lost_at_once: u32,
     /// How long keys rest before their tombstones and old context entries may go; the default of a day, if it is not said.
     pub grace_ms: Option<u64>,
     /// Keys that every random session works on.
@@ -285,6 +287,7 @@ impl Plan {
             zones: 0,
             seedless: false,
             two_disks: false,
+            lost_at_once: 1,
             grace_ms: None,
             keys: Vec::new(),
             sessions: Vec::new(),
@@ -378,6 +381,12 @@ impl Plan {
     pub fn spares(mut self, spares: usize) -> Plan {
         self.nodes += spares;
         self.spares += spares;
+        self
+    }
+
+    /// So many disks are lost before others have what they held.
+    pub fn lost_at_once(mut self, disks: u32) -> Plan {
+        self.lost_at_once = disks;
         self
     }
 

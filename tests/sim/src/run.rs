@@ -147,7 +147,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     sight_members(&mut seen, &world);
     let circumstances = Circumstances {
         power_lost: plan.loses_power(),
-        disk_lost: plan.loses_disk(),
+        disks_lost: if plan.loses_disk() { plan.lost_at_once } else { 0 },
         disk_replaced: plan.replaces_disk(),
         two_disks: plan.two_disks,
         settles: plan.may_settle(),

@@ -11,12 +11,20 @@ use super::learn;
 use crate::{shared::Shared, storage::StorageError};
 
 pub(crate) async fn prepare(node: &Shared, request: ChainPrepare) -> Result<ChainPrepareReply, Failure> {
-    let ChainPrepare { partition, epoch, ballot, replaced } = request;
+    let ChainPrepare { partition, epoch, ballot, replaced, everybody } = request;
     if !knows(node, &replaced) {
         let message = format!("node {} has not heard of a new disk of a member", node.cluster.me.id);
         return Err(Failure::not_done(FailureCode::Stale, message));
     }
-    let vote = node.chain.prepare(partition, epoch, ballot).await;
+    if let Some(theirs) = everybody {
+        let view = node.cluster.view();
+        node.cluster.serving(&view)?;
+        if view.digest != theirs {
+            let message = format!("node {} has another view of the cluster", node.cluster.me.id);
+            return Err(Failure { view: view.digest, ..Failure::not_done(FailureCode::Stale, message) });
+        }
+    }
+    let vote = node.chain.prepare(partition, epoch, ballot, everybody.is_some()).await;
     vote.map(|vote| ChainPrepareReply { vote }).map_err(|error| storage_failure(node, &error))
 }
 
@@ -28,8 +36,8 @@ pub(super) fn knows(node: &Shared, replaced: &[Holder]) -> bool {
 }
 
 pub(crate) async fn accept(node: &Shared, request: ChainAccept) -> Result<ChainAcceptReply, Failure> {
-    let ChainAccept { partition, epoch, ballot, members } = request;
-    let vote = node.chain.accept(partition, epoch, Accepted { ballot, members }).await;
+    let ChainAccept { partition, epoch, ballot, members, everybody } = request;
+    let vote = node.chain.accept(partition, epoch, Accepted { ballot, members }, everybody).await;
     vote.map(|vote| ChainAcceptReply { vote }).map_err(|error| storage_failure(node, &error))
 }
 

@@ -311,15 +311,16 @@ impl From<Stored> for Cell {
 
 /// Changing cells: in transactions, one after the other, answered once they are on disk.
 impl Chain {
-    /// Promises `ballot`, unless something else is in its way: the vote says.
+    /// Promises `ballot`, unless something else is in its way: the vote says. With `everybody` also if this node is no member of the partition.
     pub(crate) async fn prepare(
         self: &Arc<Self>,
         partition: u32,
         epoch: u64,
         ballot: Round,
+        everybody: bool,
     ) -> Result<Vote, StorageError> {
         self.write(partition, move |cell| {
-            if cell.is_member && cell.members.epoch == epoch && cell.promised < ballot {
+            if (cell.is_member || everybody) && cell.members.epoch == epoch && cell.promised < ballot {
                 cell.promised = ballot;
             }
             cell.vote(partition)
@@ -327,15 +328,19 @@ impl Chain {
         .await
     }
 
-    /// Accepts `proposed`, unless more was promised.
+    /// Accepts `proposed`, unless more was promised. With `everybody` also if this node is no member of the partition.
     pub(crate) async fn accept(
         self: &Arc<Self>,
         partition: u32,
         epoch: u64,
         proposed: Accepted,
+        everybody: bool,
     ) -> Result<Vote, StorageError> {
         self.write(partition, move |cell| {
-            if cell.is_member && cell.members.epoch == epoch && cell.promised <= proposed.ballot {
+            if (cell.is_member || everybody)
+                && cell.members.epoch == epoch
+                && cell.promised <= proposed.ballot
+            {
                 cell.promised = proposed.ballot;
                 cell.accepted = Some(proposed);
             }
@@ -389,6 +394,26 @@ impl Chain {
         self: &Arc<Self>,
         configurations: Vec<Configuration>,
     ) -> Result<Vec<Configuration>, StorageError> {
+        self.adopt_unless(configurations, |_| false).await
+    }
+
+    /// Takes over what this node's own proposal under `ballot` has decided, unless this node has promised more meanwhile. Says whether it is known now that the epoch is over.
+    pub(crate) async fn adopt_own(
+        self: &Arc<Self>,
+        decided: Configuration,
+        ballot: Round,
+    ) -> Result<bool, StorageError> {
+        let (partition, epoch) = (decided.partition, decided.epoch);
+        let is_void = move |cell: &Cell| cell.promised > ballot;
+        self.adopt_unless(vec![decided], is_void).await?;
+        Ok(self.members(PartitionId(partition)).epoch >= epoch)
+    }
+
+    async fn adopt_unless(
+        self: &Arc<Self>,
+        configurations: Vec<Configuration>,
+        is_void: impl Fn(&Cell) -> bool + Send + 'static,
+    ) -> Result<Vec<Configuration>, StorageError> {
         let later: Vec<Configuration> =
             configurations.into_iter().filter(|configuration| self.is_later(configuration)).collect();
         if later.is_empty() {
@@ -399,7 +424,7 @@ impl Chain {
         let apply: Apply = Box::new(move |tx| {
             let mut taken = Vec::new();
             for configuration in later {
-                if chain.take_over(tx, &configuration) {
+                if chain.take_over(tx, &configuration, &is_void) {
                     taken.push(configuration);
                 }
             }
@@ -420,8 +445,14 @@ impl Chain {
         !members.is_empty() && known.is_some_and(|cell| cell.members.epoch < *epoch)
     }
 
-    fn take_over(&self, tx: &mut Transaction<'_>, configuration: &Configuration) -> bool {
-        if !self.is_later(configuration) {
+    fn take_over(
+        &self,
+        tx: &mut Transaction<'_>,
+        configuration: &Configuration,
+        is_void: impl Fn(&Cell) -> bool,
+    ) -> bool {
+        let is_void = self.state().cells.get(configuration.partition as usize).is_some_and(is_void);
+        if is_void || !self.is_later(configuration) {
             return false;
         }
         let Configuration { partition, epoch, members } = configuration;

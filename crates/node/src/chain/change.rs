@@ -8,7 +8,7 @@ use bytes::Bytes;
 use dynkv_net::Class;
 use dynkv_proto::{
     Accepted, ChainAccept, ChainAcceptReply, ChainJoin, ChainPrepare, ChainPrepareReply, Configuration,
-    Frame, Holder, Message, Request, Round, Vote,
+    Digest, Frame, Holder, Message, Request, Round, Vote,
 };
 use dynkv_ring::{NodeId, PartitionId};
 use futures_util::future::join_all;
@@ -44,6 +44,34 @@ pub(super) struct Gone {
     pub(super) replaced: Vec<Holder>,
 }
 
+impl Gone {
+    fn has(&self, holder: &Holder) -> bool {
+        self.nodes.contains(&holder.node)
+    }
+}
+
+/// Who is to promise and accept.
+pub(super) enum Voters {
+    /// The members of the partition.
+    Members,
+    /// All members of the cluster, under this view: no majority of the partition's is left.
+    Everybody(Digest, Vec<NodeId>),
+}
+
+impl Voters {
+    pub(super) fn of(view: &View, members: &Members, gone: &Gone) -> Voters {
+        let left = members.holders.iter().filter(|holder| !gone.has(holder)).count();
+        match Freshness::of(view, members.holders.len()).is_majority(left) {
+            true => Voters::Members,
+            // One that never had a disk has never known anything.
+            false => {
+                let known = view.membership.members().filter(|state| state.disk.is_some());
+                Voters::Everybody(view.digest, known.map(|state| state.member.id).collect())
+            }
+        }
+    }
+}
+
 /// Proposes that `wanted` follow on `members`, of whom `gone` serve nobody any more, under a ballot above `highest`, which becomes the highest one heard of.
 pub(super) async fn attempt(
     node: &Arc<Shared>,
@@ -56,12 +84,15 @@ pub(super) async fn attempt(
 ) -> Attempted {
     let known = node.chain.promised(partition.0).max(*highest);
     let ballot = Round(known.0.saturating_add(1), node.env.random());
-    let proposal = Proposal { node, partition: partition.0, members, ballot, gone };
+    let voters = Voters::of(view, members, gone);
+    let proposal = Proposal { node, partition: partition.0, members, ballot, gone, voters };
     let Some(promises) = proposal.prepare(view, highest).await else { return Attempted::Lost };
     let (chosen, aborted) = match promises.accepted {
         Some(accepted) if !planted::is(Bug::AcceptedIgnored) => (accepted.members, false),
         _ => match proposal.join(&wanted, &promises.sealed).await {
             true => (wanted, false),
+            // Most of the members are lost: with them there is nothing to go back to.
+            false if matches!(proposal.voters, Voters::Everybody(..)) => return Attempted::Lost,
             // The members themselves need nothing.
             false => (members.holders.clone(), true),
         },
@@ -79,6 +110,7 @@ struct Proposal<'a> {
     members: &'a Arc<Members>,
     ballot: Round,
     gone: &'a Gone,
+    voters: Voters,
 }
 
 /// What the members have promised.
@@ -91,21 +123,30 @@ struct Promises {
 
 impl Proposal<'_> {
     async fn prepare(&self, view: &View, highest: &mut Round) -> Option<Promises> {
-        let Proposal { node, partition, members, ballot, gone } = *self;
+        let Proposal { node, partition, members, ballot, gone, .. } = *self;
         if !answer::knows(node, &gone.replaced) {
             return None;
         }
-        let request =
-            ChainPrepare { partition, epoch: members.epoch, ballot, replaced: gone.replaced.clone() };
-        let own = node.chain.prepare(partition, members.epoch, ballot);
+        let (everybody, voters) = match &self.voters {
+            Voters::Members => (None, members.homes.len()),
+            Voters::Everybody(view, nodes) => (Some(*view), nodes.len()),
+        };
+        let replaced = gone.replaced.clone();
+        let request = ChainPrepare { partition, epoch: members.epoch, ballot, replaced, everybody };
+        let own = node.chain.prepare(partition, members.epoch, ballot, everybody.is_some());
         let votes = self.ask(&request, own, |reply: ChainPrepareReply| reply.vote).await;
         let mut promises = Promises { sealed: Vec::new(), accepted: None };
-        for (holder, vote) in votes {
+        let mut promised = 0;
+        for (voter, vote) in votes {
             *highest = vote.promised.max(*highest);
             if vote.configuration.epoch != members.epoch || vote.promised != ballot {
                 continue;
             }
-            promises.sealed.push(holder.node);
+            promised += 1;
+            // With another disk than a member's it is none.
+            if members.homes.contains(&voter) && !gone.nodes.contains(&voter) {
+                promises.sealed.push(voter);
+            }
             let accepted = vote.accepted.into_iter().next();
             if accepted.as_ref().map(|accepted| accepted.ballot)
                 > promises.accepted.as_ref().map(|accepted| accepted.ballot)
@@ -116,6 +157,7 @@ impl Proposal<'_> {
         let gone = gone.nodes.iter().filter(|home| !promises.sealed.contains(home));
         let freshness = Freshness::of(view, members.holders.len());
         let enough = match promises.accepted {
+            _ if everybody.is_some() => promised == voters,
             // Its proposer had the rest.
             Some(_) => freshness.is_majority(promises.sealed.len()),
             None => freshness.may_choose(promises.sealed.len(), gone.count()),
@@ -164,61 +206,63 @@ impl Proposal<'_> {
             spread::adopt(node, vec![decided.clone()]).await;
         }
         let accepted = Accepted { ballot, members: chosen.clone() };
-        let request = ChainAccept { partition, epoch: members.epoch, ballot, members: chosen };
-        let own = node.chain.accept(partition, members.epoch, accepted);
+        let (everybody, needed) = match &self.voters {
+            Voters::Members if planted::is(Bug::DecidedAfterOne) => (false, 1),
+            Voters::Members => (false, members.holders.len() / 2 + 1),
+            Voters::Everybody(_, nodes) => (true, nodes.len()),
+        };
+        let request = ChainAccept { partition, epoch: members.epoch, ballot, members: chosen, everybody };
+        let own = node.chain.accept(partition, members.epoch, accepted, everybody);
         let votes = self.ask(&request, own, |reply: ChainAcceptReply| reply.vote).await;
         let is_mine = |vote: &Vote| {
             vote.configuration.epoch == members.epoch
                 && vote.accepted.first().is_some_and(|accepted| accepted.ballot == ballot)
         };
         let got = votes.iter().filter(|(_, vote)| is_mine(vote)).count();
-        let needed = if planted::is(Bug::DecidedAfterOne) { 1 } else { members.holders.len() / 2 + 1 };
-        if got < needed {
+        if got < needed || !spread::adopt_own(node, decided.clone(), ballot).await {
             return false;
         }
         let told: Vec<NodeId> =
             members.homes.iter().copied().chain(decided.members.iter().map(|holder| holder.node)).collect();
-        spread::adopt(node, vec![decided.clone()]).await;
         spread::tell(node, told, decided).await;
         true
     }
 
-    /// Asks all members, this node among them if it is one. Later configurations that they know are taken over.
+    /// Asks all voters, this node among them if it is one. Later configurations that they know are taken over.
     async fn ask<R: Request + Clone>(
         &self,
         request: &R,
         own: impl Future<Output = Result<Vote, crate::storage::StorageError>>,
         vote: impl Fn(R::Reply) -> Vote,
-    ) -> Vec<(Holder, Vote)>
+    ) -> Vec<(NodeId, Vote)>
     where
         R::Reply: Message,
     {
         let me = self.node.cluster.me.id;
-        let others = self.members.holders.iter().filter(|holder| holder.node != me);
-        let asked = others.map(|holder| async {
+        let voters = match &self.voters {
+            Voters::Members => &*self.members.homes,
+            Voters::Everybody(_, nodes) => nodes,
+        };
+        let others = voters.iter().filter(|voter| **voter != me);
+        let asked = others.map(|voter| async {
             let frame = Frame::new(request, Bytes::new());
-            let answer = self
-                .node
-                .peers
-                .request::<R::Reply>(holder.node, Class::Foreground, frame, CALL_TIMEOUT)
-                .await;
-            (holder.clone(), answer)
+            let answer =
+                self.node.peers.request::<R::Reply>(*voter, Class::Foreground, frame, CALL_TIMEOUT).await;
+            (*voter, answer)
         });
-        let is_member = self.members.homes.contains(&me);
         let own = async {
-            match is_member {
+            match voters.contains(&me) {
                 true => own.await.ok(),
                 false => None,
             }
         };
         let (own, others) = tokio::join!(own, join_all(asked));
-        let mine = self.members.holders.iter().find(|holder| holder.node == me);
-        let mut votes: Vec<(Holder, Vote)> = mine.cloned().zip(own).into_iter().collect();
-        for (holder, answer) in others {
+        let mut votes: Vec<(NodeId, Vote)> = own.map(|own| (me, own)).into_iter().collect();
+        for (voter, answer) in others {
             match answer {
-                Ok((reply, _)) => votes.push((holder, vote(reply))),
+                Ok((reply, _)) => votes.push((voter, vote(reply))),
                 Err(error) => {
-                    tracing::debug!(partition = self.partition, member = %holder.node, %error, "a member has not voted");
+                    tracing::debug!(partition = self.partition, %voter, %error, "a node has not voted");
                 }
             }
         }

@@ -142,18 +142,21 @@ fn unread(node: &Shared) -> BTreeMap<NodeId, BTreeSet<u32>> {
     unread
 }
 
-/// Those of `partitions` of which this node holds about everything: it has read every member that is up, and one at least.
+/// Those of `partitions` of which this node holds about everything: it has read every member that is up, and one at least, if the disk of one is left.
 pub(crate) fn ready(node: &Shared, partitions: &[u32]) -> Vec<u32> {
     let view = node.cluster.view();
     if node.cluster.serving(&view).is_err() {
         return Vec::new();
     }
     let learned = node.learned.lock();
+    let nothing = BTreeSet::new();
     let is_ready = |partition: &u32| {
-        let Some(with) = learned.get(partition) else { return false };
+        let with = learned.get(partition).unwrap_or(&nothing);
         let members = node.chain.members(PartitionId(*partition));
-        let mut others = sources(node, &view, &members);
-        others.all(|home| with.contains(&home) || !node.peers.is_reachable(home)) && !with.is_empty()
+        let others: Vec<NodeId> = sources(node, &view, &members).collect();
+        let is_read = |home: &NodeId| with.contains(home) || !node.peers.is_reachable(*home);
+        // Where no disk of a member is left there is nothing to read.
+        others.iter().all(is_read) && (!with.is_empty() || others.is_empty())
     };
     partitions.iter().copied().filter(is_ready).collect()
 }

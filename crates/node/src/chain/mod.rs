@@ -43,7 +43,7 @@ pub(crate) use self::{
     target::target,
 };
 use self::{
-    change::{Attempted, Gone, attempt},
+    change::{Attempted, Gone, Voters, attempt},
     target::{Freshness, next},
 };
 use crate::{cluster::View, shared::Shared};
@@ -121,7 +121,11 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
             .filter(|holder| is_up(node, &holder.node) && has_its_disk(&view, holder))
             .count();
         // A seal that cannot be followed by a decision only stops requests.
-        if !Freshness::of(&view, members.holders.len()).may_choose(up, gone.nodes.len()) {
+        let may_decide = match Voters::of(&view, &members, &gone) {
+            Voters::Members => Freshness::of(&view, members.holders.len()).may_choose(up, gone.nodes.len()),
+            Voters::Everybody(_, nodes) => nodes.iter().all(|other| is_up(node, other)),
+        };
+        if !may_decide {
             return None;
         }
         let view = &view;
@@ -181,7 +185,9 @@ fn proposals(node: &Shared, view: &View, pace: &mut Pace) -> Vec<Proposal> {
         let impatient_at = *pace.impatient_at.entry(partition.0).or_insert_with(|| {
             now + SEALED_MAX + Duration::from_millis(node.env.random() % SEALED_MAX.as_millis() as u64)
         });
-        let is_first = members.homes.iter().find(|home| is_up(node, home)) == Some(&me);
+        // Where all members are gone, those who are to follow them.
+        let next = target.iter().map(|holder| &holder.node);
+        let is_first = members.homes.iter().chain(next).find(|home| is_up(node, home)) == Some(&me);
         let mine = is_first && !there || sealed && impatient_at <= now;
         let waits = pace.not_before.get(&partition.0).is_some_and(|at| *at > now);
         if !mine || waits || target.is_empty() {

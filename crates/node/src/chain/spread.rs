@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynkv_net::Class;
-use dynkv_proto::{ChainTell, ChainTellReply, Configuration, Frame};
+use dynkv_proto::{ChainTell, ChainTellReply, Configuration, Frame, Round};
 use dynkv_ring::{NodeId, PartitionId};
 use futures_util::future::join_all;
 
@@ -15,20 +15,35 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 /// Takes over what is later than what this node knows, and has gossip carry it.
 pub(crate) async fn adopt(node: &Arc<Shared>, configurations: Vec<Configuration>) {
     match node.chain.adopt(configurations).await {
-        Ok(adopted) => {
-            for configuration in adopted {
-                tracing::debug!(
-                    partition = configuration.partition,
-                    epoch = configuration.epoch,
-                    "a partition has another configuration"
-                );
-                node.metrics.configurations_adopted.inc();
-                node.gossip.carry_configuration(configuration);
-            }
-        }
+        Ok(adopted) => adopted.into_iter().for_each(|configuration| carry(node, configuration)),
         // It is heard of again.
         Err(error) => tracing::warn!(%error, "a configuration was not stored"),
     }
+}
+
+/// Takes over what this node's own proposal under `ballot` has decided. Only then others may hear of it: see docs/architecture.md, "No majority is left".
+pub(super) async fn adopt_own(node: &Arc<Shared>, decided: Configuration, ballot: Round) -> bool {
+    match node.chain.adopt_own(decided.clone(), ballot).await {
+        Ok(true) => {
+            carry(node, decided);
+            true
+        }
+        Ok(false) => false,
+        Err(error) => {
+            tracing::warn!(%error, "a configuration was decided, but not stored");
+            false
+        }
+    }
+}
+
+fn carry(node: &Shared, configuration: Configuration) {
+    tracing::debug!(
+        partition = configuration.partition,
+        epoch = configuration.epoch,
+        "a partition has another configuration"
+    );
+    node.metrics.configurations_adopted.inc();
+    node.gossip.carry_configuration(configuration);
 }
 
 /// Tells `nodes` of a configuration.

@@ -124,6 +124,39 @@ fn replace_same_address_new_disk() {
     );
 }
 
+/// Two of five nodes lose their disks at once, or three, or two die and are removed: partitions are left with one of their three members, or none. All members of the cluster
+/// agree on who follows, and everything can be written and read again; what is lost is lost.
+#[test]
+fn most_members_are_lost() {
+    for lost in [2, 3] {
+        check_some(
+            SEEDS,
+            |seed| {
+                let plan = busy(seed, 5, 0, 15_000).lost_at_once(lost as u32);
+                (0..lost).fold(plan, |plan, turn| {
+                    plan.fault(3_000, 1_000 + 200 * turn as u64, What::Wipe((seed as usize + turn) % 5))
+                })
+            },
+            |report| {
+                saw(&report.seen, "nodes: disks_admitted");
+                saw(&report.seen, ADOPTED);
+            },
+        );
+    }
+    check_some(
+        SEEDS,
+        |seed| {
+            let (one, other) = (seed as usize % 5, (seed as usize + 1) % 5);
+            busy(seed, 5, 0, 15_000).lost_at_once(2).fault(3_000, 0, change(MemberChange::Remove(one))).fault(
+                3_000,
+                0,
+                change(MemberChange::Remove(other)),
+            )
+        },
+        |report| assert_eq!(report.seen["members gone"], 2),
+    );
+}
+
 /// A node is to take the place of a dead one, and dies twice before it has.
 #[test]
 fn replace_aborted_twice() {
