@@ -15,7 +15,7 @@ use dynkv_ring::{NodeId, PartitionId};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{
-    Members, is_up,
+    Members, has_its_disk, is_up,
     learn::{is_read, ready, sources},
     target::target,
 };
@@ -216,12 +216,15 @@ impl Survey {
     fn receives(&mut self, node: &Shared, view: &View, partition: PartitionId, members: &Members) {
         if !ready(node, &[partition.0]).is_empty() {
             // The first of the members that is up proposes it.
-            let missing = members.homes.iter().filter(|home| !is_up(node, home));
-            let missing: Vec<NodeId> = missing.copied().collect();
+            let left = members.holders.iter().filter(|holder| has_its_disk(view, holder)).count();
+            let has_majority = left * 2 > members.holders.len();
+            let all = view.membership.members().map(|state| state.member.id);
+            let needed = if has_majority { members.homes.to_vec() } else { all.collect() };
+            let missing: Vec<NodeId> = needed.into_iter().filter(|home| !is_up(node, home)).collect();
             let first = members.homes.iter().find(|home| is_up(node, home)).or(members.homes.first());
             let received = self.of(TransferState::Received, first.copied().unwrap_or(node.cluster.me.id));
             received.all.push(partition.0);
-            if missing.len() * 2 >= members.homes.len() {
+            if !has_majority || missing.len() * 2 >= members.homes.len() {
                 received.missing.extend(missing);
             }
             return;
