@@ -254,10 +254,13 @@ fn is_covered(seen: &Seen<'_>, dot: &Dot<Actor>, but: PutId) -> bool {
 
 /// Each for another home, by another node.
 fn acknowledged_by_enough(key: &Key, seen: &Seen<'_>) -> Result<(), String> {
-    let wanted = key.bucket.copies();
-    match seen.puts.iter().find(|put| put.copies.is_some_and(|copies| copies < wanted)) {
+    match seen.puts.iter().find(|put| put.missing.is_some_and(|missing| missing > 0)) {
         Some(put) => {
-            Err(format!("{:?} had {:?} of {wanted} when it was acknowledged", put.value, put.copies))
+            let (missing, wanted) = (put.missing.unwrap_or_default(), key.bucket.copies());
+            Err(format!(
+                "of {:?} {missing} of {wanted} copies were missing when it was acknowledged, or later",
+                put.value
+            ))
         }
         None => Ok(()),
     }

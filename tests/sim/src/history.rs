@@ -79,8 +79,8 @@ pub struct PutRecord {
     pub ended_at: Option<Instant>,
     /// Which answer.
     pub ending: Ending,
-    /// For how many homes there were copies when the answer came, if it was acknowledged and they were counted.
-    pub copies: Option<usize>,
+    /// How many copies were missing at most, when the answer came or later, if it was acknowledged and they were counted.
+    pub missing: Option<usize>,
 }
 
 /// A version as a reader saw it.

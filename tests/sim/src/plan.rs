@@ -406,9 +406,12 @@ impl Plan {
         self.has(|kind| kind.loses_disk() && kind != Kind::Rot)
     }
 
-    /// Whether a process ever runs on a copy of a disk.
-    pub fn runs_old_disks(&self) -> bool {
-        self.has(|kind| matches!(kind, Kind::Restore | Kind::Clone))
+    /// Nodes of which a process ever runs on a copy of a disk.
+    pub fn runs_old_disks(&self) -> impl Iterator<Item = usize> {
+        self.faults.iter().filter_map(|fault| match fault.what {
+            What::Restore(node, _) | What::Clone(node) => Some(node),
+            _ => None,
+        })
     }
 
     /// Whether nodes compare their replicas. In every other plan they do not: comparisons mend what hints and reads should have

@@ -9,6 +9,7 @@ use std::{
 };
 
 use dynkv_client::Client;
+use dynkv_ring::NodeId;
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
@@ -110,6 +111,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     tokio::time::sleep(Duration::from_millis(plan.warm_up_ms)).await;
 
     let history = Arc::new(Mutex::new(History::default()));
+    let copies = Copies::new(&world, plan.nodes, admin.view().ring().clone());
     let mut clients = BTreeMap::new();
     let mut sessions = Vec::new();
     for session in &plan.sessions {
@@ -118,8 +120,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         let keys = [&plan.keys[..], &Plan::own_keys(session.number)].concat();
         let mut worker =
             Session::new(session.number, client, keys, history.clone(), world.log.clone(), session.seed);
-        // While partitions move, their homes are not those of the ring.
-        worker.copies = (!plan.moves()).then(|| Copies::new(&world, plan.nodes));
+        worker.copies = Some(copies.clone());
         sessions.push((session, worker));
     }
     let begin = Instant::now();
@@ -128,6 +129,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         .into_iter()
         .map(|(plan, session)| tokio::spawn(work(plan.clone(), session, until)))
         .collect();
+    let watch = tokio::spawn(copies.watch(history.clone(), random.next_u64()));
     let mut nemesis = Nemesis::new(plan, clients, (admin, admin_at));
     nemesis.work(&mut world, begin, until).await;
     let restart = random.random_bool(0.5);
@@ -138,6 +140,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
     nemesis.changes_are_taken(&mut world).await;
     let keys = plan.all_keys();
     let healed = heal::read_all(&mut world, plan, &keys, random.next_u64()).await;
+    watch.abort();
     let history = history.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut seen = nemesis.seen;
     sight(&mut seen, &history);
@@ -160,9 +163,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         if plan.keeps_indexes() {
             trees_are_right(&seen)?;
         }
-        if !plan.runs_old_disks() {
-            no_disk_is_taken_for_an_old_one(&seen)?;
-        }
+        only_old_disks_are_set_aside(&world, plan)?;
         // What some have dropped and others have not is given back by reads.
         if !restart && plan.keeps_processes() && !plan.compares_replicas() && !plan.may_settle() {
             nothing_is_lost_on_the_way(&seen)?;
@@ -187,13 +188,14 @@ fn trees_are_right(seen: &Sightings) -> Result<(), Violation> {
 }
 
 /// A disk that is set aside costs a copy of everything.
-fn no_disk_is_taken_for_an_old_one(seen: &Sightings) -> Result<(), Violation> {
-    match seen.get("nodes: disks_set_aside").copied().unwrap_or_default() {
-        0 => Ok(()),
-        disks => Err(Violation {
+fn only_old_disks_are_set_aside(world: &World, plan: &Plan) -> Result<(), Violation> {
+    let copied: BTreeSet<NodeId> = plan.runs_old_disks().map(|index| world.hosts[index].id).collect();
+    match world.set_aside().difference(&copied).next() {
+        None => Ok(()),
+        Some(node) => Err(Violation {
             promise: "only an old copy of a disk is set aside",
             key: None,
-            what: format!("{disks} others were"),
+            what: format!("that of {node} was"),
         }),
     }
 }

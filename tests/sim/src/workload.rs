@@ -245,7 +245,7 @@ impl Session {
             attempts: 1,
             ended_at: None,
             ending: Ending::Unknown,
-            copies: None,
+            missing: None,
         };
         let at = {
             let mut history = lock(&self.history);
@@ -278,16 +278,14 @@ impl Session {
             Err(error) => format!("{:?}: {error}", error.outcome()),
         };
         self.log.note_key(key, format!("s{} put {key} {what}: {shown}", self.number));
-        let copies = match (&self.copies, &ending) {
-            (Some(copies), Ending::Done { dot, .. }) => {
-                Some(copies.count(self.client.view().ring(), key, dot))
-            }
+        let missing = match (&self.copies, &ending) {
+            (Some(copies), Ending::Done { dot, .. }) => Some(copies.missing(key, dot)),
             _ => None,
         };
         {
             let mut history = lock(&self.history);
             history.puts[at].ending = ending;
-            history.puts[at].copies = copies;
+            history.puts[at].missing = missing;
             history.puts[at].ended_at = Some(Instant::now());
         }
         let context = answer.ok()?.context;

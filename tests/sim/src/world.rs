@@ -69,6 +69,8 @@ pub struct World {
     pub seedless: bool,
     /// Hosts, by their index, that are gone for ever.
     pub gone: BTreeSet<usize>,
+    /// Nodes of which a disk that is no more in use was set aside as an old one.
+    set_aside: BTreeSet<NodeId>,
     /// Sums of the counters of all nodes that have ended, by name.
     counters: BTreeMap<String, u64>,
     authority: CertificateAuthority,
@@ -105,6 +107,7 @@ impl World {
             zones: 0,
             seedless: false,
             gone: BTreeSet::new(),
+            set_aside: BTreeSet::new(),
             counters: BTreeMap::new(),
             authority,
             random,
@@ -217,12 +220,17 @@ impl World {
     /// Restarts processes of the first `nodes` hosts whose disk has turned out to be an old one, as `dyn node start` does by itself.
     pub fn restart_old(&mut self, nodes: usize) {
         for index in 0..nodes {
-            let old = self.hosts[index].process.as_ref().and_then(|process| refused(&process.node));
-            if matches!(old, Some(NotServing::OldDisk { .. })) {
+            if self.hosts[index].process.as_ref().is_some_and(|process| has_old_disk(&process.node)) {
                 self.kill(index);
                 self.start(index);
             }
         }
+    }
+
+    /// Nodes of which a disk was set aside as an old one.
+    pub fn set_aside(&self) -> BTreeSet<NodeId> {
+        let now = self.running().filter(|(_, node)| has_old_disk(node)).map(|(id, _)| id);
+        now.chain(self.set_aside.iter().copied()).collect()
     }
 
     /// Stops processes that say that their node has left, for ever, as an operator does.
@@ -243,6 +251,9 @@ impl World {
         self.network.unbind(host.address);
         if let Some(Process { node, gate }) = host.process.take() {
             add_counters(&mut self.counters, &node);
+            if has_old_disk(&node) {
+                self.set_aside.insert(host.id);
+            }
             // Its ghost may go on: nobody hears it, and its disk is another's.
             gate.open();
         }
@@ -363,6 +374,11 @@ impl World {
         let options = dynkv_client::Options { timeout, seed: Some(seed), ..dynkv_client::Options::default() };
         Client::with_endpoint(endpoint, seeds, options).await.expect("a founded cluster answers")
     }
+}
+
+/// Whether the node has found out that its disk is an old one.
+fn has_old_disk(node: &Node) -> bool {
+    matches!(refused(node), Some(NotServing::OldDisk { .. }))
 }
 
 /// Why `node` serves nothing any more, if that is so.
