@@ -68,6 +68,10 @@ pub enum Bug {
     AdoptedBeforeDecided,
     /// What was promised and accepted is not on disk.
     SealForgotten,
+    /// A member that has promised serves again when nothing has followed for a while.
+    SealTimesOut,
+    /// A put that starts over under other members goes on with what those before have acknowledged.
+    AcknowledgementsKept,
     /// A member-to-be reads a member that has not promised, if there is one, in place of those that have.
     ReadFromUnsealed,
     /// A transfer that broke off, or could not take over everything, is taken for done.
@@ -119,7 +123,7 @@ mod live {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Bug; 49] = [
+        pub const ALL: [Bug; 51] = [
             Bug::ActorReusedAfterRestart,
             Bug::DotReusedAfterFailedWrite,
             Bug::ContextOfCoordinator,
@@ -151,6 +155,8 @@ mod live {
             Bug::HintToOneSuccessor,
             Bug::AdoptedBeforeDecided,
             Bug::SealForgotten,
+            Bug::SealTimesOut,
+            Bug::AcknowledgementsKept,
             Bug::ReadFromUnsealed,
             Bug::TransferTakenForDone,
             Bug::LeftAtOnce,

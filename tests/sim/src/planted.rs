@@ -83,7 +83,7 @@ mod live {
                 moving::leaves_and_is_cut_off(seed, 3_900, Bucket::Each, Habit::GoOn, Habit::Read)
             }
             Bug::NoSealOnWrites | Bug::JoinedWithoutReading => moving::joins_while_written(seed),
-            Bug::AcceptedIgnored | Bug::DecidedAfterOne | Bug::AdoptedBeforeDecided => {
+            Bug::AcceptedIgnored | Bug::DecidedAfterOne | Bug::AdoptedBeforeDecided | Bug::SealTimesOut => {
                 moving::joins_and_is_cut_off_with_one(seed)
             }
             Bug::SealForgotten => moving::others_are_killed_when_it_joins(seed),
@@ -91,7 +91,7 @@ mod live {
             Bug::ShrinkWithoutSync => moving::shrinks_to_one(seed),
             Bug::DroppedWithoutPush | Bug::LeftAtOnce => moving::comes_back_with_the_only_copy(seed),
             Bug::DroppedThoughJoining => moving::leaves_while_joining(seed),
-            Bug::NoSealOnReads | Bug::EpochUnchecked | Bug::ReadFromUnsealed => {
+            Bug::NoSealOnReads | Bug::EpochUnchecked | Bug::ReadFromUnsealed | Bug::AcknowledgementsKept => {
                 moving::goes_on_at_an_old_epoch(seed)
             }
             Bug::HintOfDepartedDropped | Bug::HintToOneSuccessor => moving::homes_move_away_from_hints(seed),

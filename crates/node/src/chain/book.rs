@@ -255,6 +255,15 @@ impl Chain {
         self.state().cells.get(partition as usize).is_some_and(|cell| cell.is_member && cell.is_sealed())
     }
 
+    /// What nobody may do: see [`Bug::SealTimesOut`].
+    pub(super) fn unseal(&self, partition: u32) {
+        self.change(|state| {
+            if let Some(cell) = state.cells.get_mut(partition as usize) {
+                (cell.promised, cell.accepted) = Default::default();
+            }
+        });
+    }
+
     /// The highest ballot promised.
     pub(crate) fn promised(&self, partition: u32) -> Round {
         self.state().cells.get(partition as usize).map_or(Round::default(), |cell| cell.promised)

@@ -84,13 +84,19 @@ pub(super) async fn replicate(
     answer: Answer,
     reply: impl FnOnce(Need) -> PutReply,
 ) {
-    let need = Need { replicas: properties.w, durable: properties.dw, homes: properties.pw };
+    let mut need = Need { replicas: properties.w, durable: properties.dw, homes: properties.pw };
     let mut replication = loop {
         let mut replication = Replication::begin(node, &context, key, placed, need);
         replication.until_decided().await;
         let elsewhere = replication.elsewhere();
         if elsewhere.is_empty() {
             break replication;
+        }
+        if planted::is(Bug::AcknowledgementsKept) {
+            let got = replication.quorum.got();
+            need.replicas = need.replicas.saturating_sub(got.replicas);
+            need.durable = need.durable.saturating_sub(got.durable);
+            need.homes = need.homes.saturating_sub(got.homes);
         }
         placed = replication.again();
         follow(node, &mut context, key.partition, elsewhere).await;
