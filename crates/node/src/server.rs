@@ -503,7 +503,7 @@ fn status(node: &Shared) -> StatusReply {
         reason: reason.unwrap_or_default(),
         uptime_ms: node.started.elapsed().as_millis() as u64,
         view: view.digest,
-        records: stats.records,
+        records: node.replica.trees.records().unwrap_or(stats.records),
         disk_bytes: stats.disk_bytes,
         peers: gossip::others(&node.cluster).iter().map(|info| node.peers.status(info.id)).collect(),
         hints: load.hints,

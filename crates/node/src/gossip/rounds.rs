@@ -40,7 +40,7 @@ async fn rounds(node: &Arc<Shared>) {
         }
         node.gossip.review(|| {
             let stats = node.replica.storage.stats();
-            (stats.records, stats.disk_bytes)
+            (node.replica.trees.records().unwrap_or(stats.records), stats.disk_bytes)
         });
         // A suspected peer that is connected has to be asked: nobody else would find out that it is well again.
         for &other in &others {

@@ -381,6 +381,12 @@ impl Trees {
         self.book().held.values().filter_map(|held| held.tree.as_ref()).map(|tree| tree.len()).sum()
     }
 
+    /// How many records this node holds, once every partition has a tree. The store's own estimate counts what was overwritten or dropped, too.
+    pub(crate) fn records(&self) -> Option<u64> {
+        let (held, building) = self.counts();
+        (held > 0 && building == 0).then(|| self.entries())
+    }
+
     /// The trees of the partitions behind `after`, at most `limit`; none where one is being built. Says whether there are more.
     fn page(&self, after: Option<u32>, limit: usize) -> (Vec<OfPartition>, bool) {
         let book = self.book();
