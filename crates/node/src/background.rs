@@ -43,6 +43,10 @@ const SHARE_MIN_OF_WRITES: u32 = PIECE / 4;
 /// The share with which work begins beside a foreground: more when that has been seen not to suffer.
 const SHARE_BEGIN: u32 = 4 * PIECE;
 
+/// The share from which pieces are as large as they may be; below that they are smaller, in at most so many parts.
+const SHARE_WHOLE: u32 = 32 * PIECE;
+const PARTS_MAX: usize = 8;
+
 /// Pieces under way at once, at least: one that takes long does not hold up all others.
 const SLOTS_MIN: u32 = 4;
 
@@ -189,6 +193,12 @@ impl Background {
         // The semaphore is never closed.
         let permit = self.slots.clone().acquire_owned().await.ok()?;
         Some(self.begin(permit, &label))
+    }
+
+    /// How much of what could be done in a piece of at most `max` is to be: a client's request that comes in meanwhile waits for less of it, and the pause after it is shorter.
+    pub(crate) fn piece(&self, max: usize) -> usize {
+        let share = self.share.load(Ordering::Relaxed).min(SHARE_WHOLE) as usize;
+        (max * share / SHARE_WHOLE as usize).max(max / PARTS_MAX).max(1)
     }
 
     fn is_held(&self, work: Work) -> bool {

@@ -98,7 +98,11 @@ pub(super) async fn mend(
     });
     let mut moved = Moved::default();
     let index = Index(&*node.replica.storage);
-    for batch in found.chunks(PLACES_MAX) {
+    let mut found = &found[..];
+    while !found.is_empty() {
+        let piece = if look == Look::AtOnce { PLACES_MAX } else { node.background.piece(PLACES_MAX) };
+        let (batch, rest) = found.split_at(piece.min(found.len()));
+        found = rest;
         let mut asked = Vec::with_capacity(batch.len());
         for (at, difference) in batch.iter().enumerate() {
             give_way(at).await;
