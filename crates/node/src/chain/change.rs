@@ -44,24 +44,18 @@ pub(super) struct Gone {
     pub(super) replaced: Vec<Holder>,
 }
 
-impl Gone {
-    fn has(&self, holder: &Holder) -> bool {
-        self.nodes.contains(&holder.node)
-    }
-}
-
 /// Who is to promise and accept.
 pub(super) enum Voters {
     /// The members of the partition.
     Members,
-    /// All members of the cluster, under this view: no majority of the partition's is left.
+    /// All members of the cluster, under this view: those of the partition that are left can never be enough.
     Everybody(Digest, Vec<NodeId>),
 }
 
 impl Voters {
     pub(super) fn of(view: &View, members: &Members, gone: &Gone) -> Voters {
-        let left = members.holders.iter().filter(|holder| !gone.has(holder)).count();
-        match Freshness::of(view, members.holders.len()).is_majority(left) {
+        let left = members.holders.iter().filter(|holder| !gone.nodes.contains(&holder.node)).count();
+        match Freshness::of(view, members.holders.len()).may_choose(left, gone.nodes.len()) {
             true => Voters::Members,
             // One that never had a disk has never known anything.
             false => {
@@ -133,18 +127,24 @@ impl Proposal<'_> {
         };
         let replaced = gone.replaced.clone();
         let request = ChainPrepare { partition, epoch: members.epoch, ballot, replaced, everybody };
-        let own = node.chain.prepare(partition, members.epoch, ballot, everybody.is_some());
+        // This node promises, too, whether it is a member or not: if it goes on to promise more, what it decides is void.
+        let own = node.chain.prepare(partition, members.epoch, ballot, true);
         let votes = self.ask(&request, own, |reply: ChainPrepareReply| reply.vote).await;
         let mut promises = Promises { sealed: Vec::new(), accepted: None };
-        let mut promised = 0;
+        let me = node.cluster.me.id;
+        let mut promised = Vec::new();
         for (voter, vote) in votes {
             *highest = vote.promised.max(*highest);
             if vote.configuration.epoch != members.epoch || vote.promised != ballot {
                 continue;
             }
-            promised += 1;
+            promised.push(voter);
             // With another disk than a member's it is none.
-            if members.homes.contains(&voter) && !gone.nodes.contains(&voter) {
+            let is_member = match voter == me {
+                true => node.chain.is_sealed(partition),
+                false => members.homes.contains(&voter) && !gone.nodes.contains(&voter),
+            };
+            if is_member {
                 promises.sealed.push(voter);
             }
             let accepted = vote.accepted.into_iter().next();
@@ -157,7 +157,8 @@ impl Proposal<'_> {
         let gone = gone.nodes.iter().filter(|home| !promises.sealed.contains(home));
         let freshness = Freshness::of(view, members.holders.len());
         let enough = match promises.accepted {
-            _ if everybody.is_some() => promised == voters,
+            _ if !promised.contains(&me) => false,
+            _ if everybody.is_some() => promised.len() == voters,
             // Its proposer had the rest.
             Some(_) => freshness.is_majority(promises.sealed.len()),
             None => freshness.may_choose(promises.sealed.len(), gone.count()),
@@ -228,7 +229,7 @@ impl Proposal<'_> {
         true
     }
 
-    /// Asks all voters, this node among them if it is one. Later configurations that they know are taken over.
+    /// Asks all voters, and this node. Later configurations that they know are taken over.
     async fn ask<R: Request + Clone>(
         &self,
         request: &R,
@@ -250,14 +251,8 @@ impl Proposal<'_> {
                 self.node.peers.request::<R::Reply>(*voter, Class::Foreground, frame, CALL_TIMEOUT).await;
             (*voter, answer)
         });
-        let own = async {
-            match voters.contains(&me) {
-                true => own.await.ok(),
-                false => None,
-            }
-        };
         let (own, others) = tokio::join!(own, join_all(asked));
-        let mut votes: Vec<(NodeId, Vote)> = own.map(|own| (me, own)).into_iter().collect();
+        let mut votes: Vec<(NodeId, Vote)> = own.ok().map(|own| (me, own)).into_iter().collect();
         for (voter, answer) in others {
             match answer {
                 Ok((reply, _)) => votes.push((voter, vote(reply))),

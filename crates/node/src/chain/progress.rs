@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     Members, has_its_disk, is_up,
     learn::{is_read, ready, sources},
-    target::target,
+    target::{Freshness, target},
 };
 use crate::{
     cluster::View,
@@ -217,14 +217,15 @@ impl Survey {
         if !ready(node, &[partition.0]).is_empty() {
             // The first of the members that is up proposes it.
             let left = members.holders.iter().filter(|holder| has_its_disk(view, holder)).count();
-            let has_majority = left * 2 > members.holders.len();
+            let lost = members.holders.len() - left;
+            let are_enough = Freshness::of(view, members.holders.len()).may_choose(left, lost);
             let all = view.membership.members().map(|state| state.member.id);
-            let needed = if has_majority { members.homes.to_vec() } else { all.collect() };
+            let needed = if are_enough { members.homes.to_vec() } else { all.collect() };
             let missing: Vec<NodeId> = needed.into_iter().filter(|home| !is_up(node, home)).collect();
             let first = members.homes.iter().find(|home| is_up(node, home)).or(members.homes.first());
             let received = self.of(TransferState::Received, first.copied().unwrap_or(node.cluster.me.id));
             received.all.push(partition.0);
-            if !has_majority || missing.len() * 2 >= members.homes.len() {
+            if !are_enough || missing.len() * 2 >= members.homes.len() {
                 received.missing.extend(missing);
             }
             return;
