@@ -157,6 +157,22 @@ fn most_members_are_lost() {
     );
 }
 
+/// With w = 1 a change of members needs all three of them: when one has lost its disk, all members of the cluster agree in their place.
+#[test]
+fn one_of_three_that_are_all_needed_is_lost() {
+    check_some(
+        SEEDS,
+        |seed| {
+            let keys: Vec<Key> =
+                (0..8).map(|number| Key::shared(Bucket::Each, &format!("k{number}"))).collect();
+            Plan::quiet(seed, 4, 10_000)
+                .session(keys.iter().flat_map(|key| again(4, 100, Habit::GoOn, key)).collect())
+                .fault(2_000, 500, What::Wipe(seed as usize % 4))
+        },
+        |report| saw(&report.seen, ADOPTED),
+    );
+}
+
 /// A node is to take the place of a dead one, and dies twice before it has.
 #[test]
 fn replace_aborted_twice() {
