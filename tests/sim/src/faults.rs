@@ -262,7 +262,9 @@ impl<'a> Nemesis<'a> {
                 continue;
             }
             self.sighted("changes refused");
+            // The answer may have been lost, and not the change.
             if let Some(victim) = victim
+                && world.membership().departure(&world.hosts[victim].id).is_none()
                 && world.gone.remove(&victim)
             {
                 self.revive(world, victim);
