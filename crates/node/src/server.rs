@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynkv_net::{Class, Handler, PeerName, Responder};
 use dynkv_proto::{
-    Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, LimitTransfers, List, Message,
-    Metrics, MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply,
+    Conflict, Digest, DrainHints, Failure, FailureCode, Feature, Frame, Get, Gossip, LimitTransfers, List,
+    Message, Metrics, MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply,
     ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply, SettleDecide, SettleDrop, SettleMarks,
     SettleMarksReply, SettlePrepare, Stamp, Status, StatusReply, StopRepair, StopVerify, Transfers,
     TreeCompare, TreeRoots, Verify, VerifyStatus, View, ViewReply, kinds,
@@ -15,7 +15,9 @@ use dynkv_ring::{PartitionId, Position};
 use tokio::time::Instant;
 
 use crate::{
-    chain, coordinator,
+    chain,
+    cluster::NotServing,
+    coordinator,
     entropy::{self, repairs},
     gossip, held,
     hints::{self, HintError, Place},
@@ -145,6 +147,9 @@ impl Handler for Server {
                     .map(|()| (SettleMarksReply { marks }, Bytes::new()))
                     .map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()))
             }),
+            kind if Feature::of_kind(kind).is_some_and(|feature| !node.cluster.knows.contains(feature)) => {
+                unknown_kind(node, kind, responder);
+            }
             kinds::CHAIN_PREPARE => spawned(node, frame, responder, |node, request| async move {
                 chain::answer::prepare(&node, request).await.map(bare)
             }),
@@ -163,17 +168,18 @@ impl Handler for Server {
             kinds::ADMIT => spawned(node, frame, responder, |node, request| async move {
                 settle::admission::answer(node, request).await.map(bare)
             }),
-            kind => {
-                let message = format!(
-                    "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
-                    node.cluster.me.id,
-                    env!("CARGO_PKG_VERSION")
-                );
-                responder
-                    .send(Frame::new(&Failure::not_done(FailureCode::UnknownKind, message), Bytes::new()));
-            }
+            kind => unknown_kind(node, kind, responder),
         }
     }
+}
+
+fn unknown_kind(node: &Shared, kind: u16, responder: Responder) {
+    let message = format!(
+        "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
+        node.cluster.me.id,
+        env!("CARGO_PKG_VERSION")
+    );
+    send::<Failure>(responder, Err(Failure::not_done(FailureCode::UnknownKind, message)));
 }
 
 /// What a certificate allows. Nodes may do everything: they forward what clients asked for.
@@ -215,9 +221,10 @@ fn forbidden(peer: &PeerName, needed: &str) -> Failure {
     Failure::not_done(FailureCode::Forbidden, message)
 }
 
-/// Whether this process may act as its node. One whose place is taken by another still says how it is.
+/// Whether this process may act as its node. One that may not still says how it is; and one whose version is too old goes on to say where, and to hear.
 fn spoken_for(node: &Shared, kind: u16) -> Result<(), Failure> {
     match node.cluster.refused() {
+        Some(NotServing::Feature { .. }) if kind == kinds::GOSSIP => Ok(()),
         Some(reason) if !matches!(kind, kinds::VIEW | kinds::STATUS | kinds::METRICS) => {
             Err(Failure::not_done(FailureCode::NotServing, reason.to_string()))
         }
@@ -509,6 +516,7 @@ fn status(node: &Shared) -> StatusReply {
         hints: load.hints,
         oldest_hint_s: load.oldest_hint_s,
         settling_paused: node.settling_paused.reason(),
+        features: node.cluster.knows.clone(),
     }
 }
 
