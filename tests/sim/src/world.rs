@@ -217,6 +217,11 @@ impl World {
         }
     }
 
+    /// Whether a process refuses to serve because its version lacks what is switched on.
+    pub fn lacks_feature(&self) -> bool {
+        self.running().any(|(_, node)| matches!(refused(node), Some(NotServing::Feature { .. })))
+    }
+
     /// Restarts processes of the first `nodes` hosts whose disk has turned out to be an old one, as `dyn node start` does by itself.
     pub fn restart_old(&mut self, nodes: usize) {
         for index in 0..nodes {
