@@ -415,7 +415,7 @@ pub enum NotServing {
     },
     /// The cluster has switched on a feature that this version does not know.
     #[error(
-        "cluster {cluster} has switched on what version {version} of node {node} does not know, so it serves nothing: {features}: start it with a version that knows this, such as the other nodes have (`dyn status`)"
+        "version {version} of node {node} does not know what cluster {cluster} has switched on, {features}: start it with a version that does (`dyn status` shows which the others have)"
     )]
     Feature {
         /// This node.

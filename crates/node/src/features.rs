@@ -1,6 +1,6 @@
 //! Switching on features of the protocol: only what all members know. See docs/architecture.md, "Features".
 
-use dynkv_proto::{FEATURE_CHANGE_KIND, Failure, Feature, FeatureChange, FeatureSet};
+use dynkv_proto::{FEATURE_CHANGE_KIND, Failure, FailureCode, Feature, FeatureChange, FeatureSet};
 use dynkv_ring::{Change, NodeId};
 
 use crate::{
@@ -8,6 +8,35 @@ use crate::{
     propose::invalid,
     shared::Shared,
 };
+
+/// Whether messages of this kind are taken: those of a feature only by who knows it, and once it is switched on here. So nobody has done anything of a feature
+/// without the entry on its disk, by which a version that does not know it learns that it must not go on from there.
+pub(crate) fn check_kind(node: &Shared, kind: u16) -> Result<(), Failure> {
+    let Some(feature) = Feature::of_kind(kind) else { return Ok(()) };
+    let cluster = &node.cluster;
+    if !cluster.knows.contains(feature) {
+        return Err(unknown_kind(cluster, kind));
+    }
+    match cluster.view().features.is_on(feature) {
+        true => Ok(()),
+        false => Err(Failure::not_done(
+            FailureCode::Stale,
+            format!(
+                "node {} has not heard yet that the feature {feature} is switched on: ask again",
+                cluster.me.id
+            ),
+        )),
+    }
+}
+
+/// The answer to a message of a kind that this version does not know.
+pub(crate) fn unknown_kind(cluster: &Cluster, kind: u16) -> Failure {
+    let message = format!(
+        "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
+        cluster.me.id, cluster.me.version
+    );
+    Failure::not_done(FailureCode::UnknownKind, message)
+}
 
 /// The feature that `change` switches on, if this node knows it.
 pub(crate) fn known(cluster: &Cluster, change: &Change) -> Result<Feature, Failure> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dynkv_net::{Class, Handler, PeerName, Responder};
 use dynkv_proto::{
-    Conflict, Digest, DrainHints, Failure, FailureCode, Feature, Frame, Get, Gossip, LimitTransfers, List,
-    Message, Metrics, MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply,
+    Conflict, Digest, DrainHints, Failure, FailureCode, Frame, Get, Gossip, LimitTransfers, List, Message,
+    Metrics, MetricsReply, Propose, Put, PutSeen, Repair, RepairStatus, ReplicaGet, ReplicaGetReply,
     ReplicaList, ReplicaListReply, ReplicaPut, ReplicaPutReply, SettleDecide, SettleDrop, SettleMarks,
     SettleMarksReply, SettlePrepare, Stamp, Status, StatusReply, StopRepair, StopVerify, Transfers,
     TreeCompare, TreeRoots, Verify, VerifyStatus, View, ViewReply, kinds,
@@ -19,7 +19,7 @@ use crate::{
     cluster::NotServing,
     coordinator,
     entropy::{self, repairs},
-    gossip, held,
+    features, gossip, held,
     hints::{self, HintError, Place},
     incoming::Incoming,
     key::Key,
@@ -39,7 +39,8 @@ pub(crate) struct Server(pub(crate) Arc<Shared>);
 impl Handler for Server {
     fn handle(&self, peer: &Arc<PeerName>, frame: Frame, responder: Responder) {
         let node = &self.0;
-        if let Err(failure) = allowed(peer, frame.kind).and_then(|()| spoken_for(node, frame.kind)) {
+        let may = allowed(peer, frame.kind).and_then(|()| spoken_for(node, frame.kind));
+        if let Err(failure) = may.and_then(|()| features::check_kind(node, frame.kind)) {
             return responder.send(Frame::new(&failure, Bytes::new()));
         }
         match frame.kind {
@@ -147,9 +148,6 @@ impl Handler for Server {
                     .map(|()| (SettleMarksReply { marks }, Bytes::new()))
                     .map_err(|reason| Failure::not_done(FailureCode::NotServing, reason.to_string()))
             }),
-            kind if Feature::of_kind(kind).is_some_and(|feature| !node.cluster.knows.contains(feature)) => {
-                unknown_kind(node, kind, responder);
-            }
             kinds::CHAIN_PREPARE => spawned(node, frame, responder, |node, request| async move {
                 chain::answer::prepare(&node, request).await.map(bare)
             }),
@@ -168,18 +166,9 @@ impl Handler for Server {
             kinds::ADMIT => spawned(node, frame, responder, |node, request| async move {
                 settle::admission::answer(node, request).await.map(bare)
             }),
-            kind => unknown_kind(node, kind, responder),
+            kind => send::<Failure>(responder, Err(features::unknown_kind(&node.cluster, kind))),
         }
     }
-}
-
-fn unknown_kind(node: &Shared, kind: u16, responder: Responder) {
-    let message = format!(
-        "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
-        node.cluster.me.id,
-        env!("CARGO_PKG_VERSION")
-    );
-    send::<Failure>(responder, Err(Failure::not_done(FailureCode::UnknownKind, message)));
 }
 
 /// What a certificate allows. Nodes may do everything: they forward what clients asked for.

@@ -236,8 +236,7 @@ impl Features {
 /// Something takes a feature that is not switched on. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "this takes the feature {feature} ({}), which is not switched on: look at `dyn cluster features`, and switch it on with `dyn cluster enable {feature}` once every node knows it",
-    feature.description()
+    "it takes the feature {feature}, which is not switched on: look at `dyn cluster features`, and switch it on with `dyn cluster enable {feature}` once every node knows it"
 )]
 pub struct FeatureOff {
     /// The feature.

@@ -60,6 +60,11 @@ async fn a_cluster_is_upgraded_node_by_node_and_then_switches_on_what_is_new() {
         let client = cluster.client(Role::Reader).await;
         assert_eq!(read(&client, "b", "k").await, ["v"]);
     }
+    // A new one waits until it is switched on.
+    let peer = cluster.connect_as(id("n1"), &name).await;
+    let failure = peer.ask(&ask, Bytes::new()).await.unwrap_err();
+    assert_eq!(failure.code, FailureCode::Stale, "{failure}");
+
     let admin = cluster.client(Role::Admin).await;
     let error = assert_refused(admin.enable(Feature::Moving).to(id("n2")).await, FailureCode::Invalid);
     assert!(error.to_string().contains("n3 (dynkv ") && !error.to_string().contains("n1 ("), "{error}");

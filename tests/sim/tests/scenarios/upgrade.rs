@@ -60,6 +60,30 @@ fn rolling_upgrade() {
     );
 }
 
+/// An old node loses its disk. Others must agree before the new disk is one of the partition's members, which old nodes cannot: it serves nothing of the
+/// others' until all are new, and what takes that is switched on. Nothing is lost meanwhile, and nothing stale is read.
+#[test]
+fn a_lost_disk_waits_for_the_upgrade() {
+    check_some(
+        4,
+        |seed| {
+            let plan = busy(seed, 22_000).fault(1_500, 1_000, What::Wipe(seed as usize % 3));
+            let plan = (0..3).fold(plan, |plan, node| {
+                restart(plan, 6_000 + 3_500 * node as u64, node, Release::New)
+            });
+            let mut plan = plan.fault(17_000, 0, What::Enable);
+            plan.two_disks = true;
+            plan
+        },
+        |report| {
+            assert_eq!(report.seen["upgrades"], 4);
+            saw_no(&report.seen, "changes refused");
+            saw(&report.seen, "nodes: disks_admitted");
+            saw(&report.seen, ADOPTED);
+        },
+    );
+}
+
 /// All nodes are new in the end, and nothing is switched on: they go on as the old ones did, and any may go back.
 #[test]
 fn what_is_not_switched_on_rests() {
