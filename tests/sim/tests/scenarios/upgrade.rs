@@ -68,9 +68,8 @@ fn a_lost_disk_waits_for_the_upgrade() {
         4,
         |seed| {
             let plan = busy(seed, 22_000).fault(1_500, 1_000, What::Wipe(seed as usize % 3));
-            let plan = (0..3).fold(plan, |plan, node| {
-                restart(plan, 6_000 + 3_500 * node as u64, node, Release::New)
-            });
+            let plan = (0..3)
+                .fold(plan, |plan, node| restart(plan, 6_000 + 3_500 * node as u64, node, Release::New));
             let mut plan = plan.fault(17_000, 0, What::Enable);
             plan.two_disks = true;
             plan
