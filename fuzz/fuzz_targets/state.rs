@@ -10,6 +10,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = State::digest(&bytes);
     let _ = ContextToken::decode(data);
     let _ = BucketChange::from_payload(data);
+    let _ = FeatureChange::from_payload(data);
     if let Ok(state) = State::decode(bytes) {
         let again = State::decode(state.encode()).expect("what was encoded");
         assert_eq!(again, state);

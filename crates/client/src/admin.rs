@@ -276,6 +276,8 @@ pub struct Propose {
     inner: Arc<Inner>,
     whom: Whom,
     change: Change,
+    /// Those that come with it.
+    more: Vec<Change>,
     nodes: Vec<NodeInfo>,
     expect: Option<Digest>,
     timeout: Option<Duration>,
@@ -285,7 +287,11 @@ into_future!(Propose -> Entry);
 
 impl Propose {
     pub(crate) fn new(inner: Arc<Inner>, change: Change, nodes: Vec<NodeInfo>) -> Propose {
-        Propose { inner, whom: Whom::Anyone, change, nodes, expect: None, timeout: None }
+        Propose { inner, whom: Whom::Anyone, change, more: Vec::new(), nodes, expect: None, timeout: None }
+    }
+
+    pub(crate) fn with(self, more: Vec<Change>) -> Propose {
+        Propose { more, ..self }
     }
 
     /// Proposes it to this node.
@@ -308,8 +314,9 @@ impl Propose {
     }
 
     async fn run(self) -> Result<Entry, Error> {
-        let Propose { inner, whom, change, nodes, expect, timeout } = self;
-        let entries = commit(&inner, &whom, vec![change], nodes, expect, timeout).await?;
+        let Propose { inner, whom, change, more, nodes, expect, timeout } = self;
+        let changes = std::iter::once(change).chain(more).collect();
+        let entries = commit(&inner, &whom, changes, nodes, expect, timeout).await?;
         entries.into_iter().next().ok_or_else(|| Error::Unknown {
             code: None,
             node: None,

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dynkv_net::Endpoint;
-use dynkv_proto::NodeInfo;
-use dynkv_ring::{Change, NodeId, Plan};
+use dynkv_proto::{Feature, NodeInfo};
+use dynkv_ring::{Change, Founding, NodeId, Plan};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -219,6 +219,24 @@ impl Client {
     /// certificate.
     pub fn limit_transfers(&self, node: NodeId, bytes: Option<u64>) -> LimitTransfers {
         LimitTransfers::of(self.inner.clone(), node, bytes)
+    }
+
+    /// Founds the cluster, with these features of the protocol switched on: such as all members know, since one that lacks a feature does not serve. `nodes` says
+    /// where the members are. Goes to a founding member ([`Propose::at`]). Takes an administrator's certificate.
+    pub fn found(
+        &self,
+        founding: Founding,
+        features: impl IntoIterator<Item = Feature>,
+        nodes: Vec<NodeInfo>,
+    ) -> Propose {
+        let more = features.into_iter().map(Feature::to_change).collect();
+        Propose::new(self.inner.clone(), Change::Found(founding), nodes).with(more)
+    }
+
+    /// Switches on a feature of the protocol, for ever. Refused unless every member has announced that it knows it, also those that are down. Takes an
+    /// administrator's certificate.
+    pub fn enable(&self, feature: Feature) -> Propose {
+        self.propose(feature.to_change(), Vec::new())
     }
 
     /// Proposes a change of the membership history: a founding, which says with `nodes` where the members are, or properties

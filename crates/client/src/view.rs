@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use dynkv_proto::{Buckets, Digest, NodeInfo, ViewReply};
+use dynkv_proto::{Buckets, Digest, Features, NodeInfo, ViewReply};
 use dynkv_ring::{DecodeError, History, HistoryFull, Membership, NodeId, Ring};
 use thiserror::Error;
 
@@ -25,6 +25,7 @@ pub struct ClusterView {
     history: History,
     membership: Membership,
     buckets: Buckets,
+    features: Features,
     nodes: BTreeMap<NodeId, NodeInfo>,
 }
 
@@ -46,7 +47,8 @@ impl ClusterView {
     fn fold(history: History, nodes: BTreeMap<NodeId, NodeInfo>) -> ClusterView {
         let membership = Membership::fold(&history);
         let buckets = Buckets::fold(&membership);
-        ClusterView { history, membership, buckets, nodes }
+        let features = Features::fold(&membership);
+        ClusterView { history, membership, buckets, features, nodes }
     }
 
     /// This view united with what a node answered, or `None` if that is nothing new.
@@ -96,6 +98,11 @@ impl ClusterView {
     /// The buckets' properties.
     pub fn buckets(&self) -> &Buckets {
         &self.buckets
+    }
+
+    /// The features of the protocol that are switched on.
+    pub fn features(&self) -> &Features {
+        &self.features
     }
 
     /// Where the nodes are, by id; before the cluster is founded, those that answered.

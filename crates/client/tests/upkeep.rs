@@ -54,6 +54,7 @@ async fn what_is_asked_of_one_node_is_asked_as_it_was_meant() {
             to_receive: 0,
             to_give_up: 0,
             transfers: vec![],
+            misplaced: false,
         }),
         kinds::LIMIT_TRANSFERS => answer(&LimitTransfersReply { before_bytes: None }),
         kinds::STOP_VERIFY => answer(&StopVerifyReply { stopped: false, run: None }),

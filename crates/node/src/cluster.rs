@@ -9,7 +9,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use dynkv_proto::{Buckets, Digest, Failure, FailureCode, NodeInfo};
+use dynkv_proto::{Buckets, Digest, Failure, FailureCode, FeatureSet, Features, NodeInfo};
 use dynkv_ring::{Departure, Entry, History, HistoryFull, Membership, NodeId};
 use thiserror::Error;
 
@@ -24,6 +24,7 @@ pub(crate) struct View {
     pub(crate) history: History,
     pub(crate) membership: Membership,
     pub(crate) buckets: Buckets,
+    pub(crate) features: Features,
     pub(crate) digest: Digest,
 }
 
@@ -31,8 +32,9 @@ impl View {
     fn new(history: History) -> View {
         let membership = Membership::fold(&history);
         let buckets = Buckets::fold(&membership);
+        let features = Features::fold(&membership);
         let digest = Digest(u128::from_be_bytes(history.digest()));
-        View { history, membership, buckets, digest }
+        View { history, membership, buckets, features, digest }
     }
 }
 
@@ -92,6 +94,8 @@ pub(crate) struct Cluster {
     pub(crate) me: NodeInfo,
     /// The cluster's name, from the node's certificate.
     pub(crate) name: String,
+    /// Features of the protocol that this node knows.
+    pub(crate) knows: FeatureSet,
     storage: Arc<dyn Storage>,
     view: RwLock<Arc<View>>,
     nodes: Mutex<Nodes>,
@@ -113,6 +117,7 @@ impl Cluster {
         storage: Arc<dyn Storage>,
         name: String,
         mut me: NodeInfo,
+        knows: FeatureSet,
     ) -> Result<Cluster, LoadError> {
         if admission::is_old(&*storage)? {
             return Err(LoadError::OldDisk { disk: me.disk });
@@ -137,6 +142,7 @@ impl Cluster {
         chain.follow(&view);
         let cluster = Cluster {
             name,
+            knows,
             storage,
             view: RwLock::new(Arc::new(view)),
             chain,
@@ -148,6 +154,7 @@ impl Cluster {
             me,
         };
         cluster.unite_nodes(known);
+        cluster.check_features();
         Ok(cluster)
     }
 
@@ -245,8 +252,26 @@ impl Cluster {
         // Nobody is to find a founded cluster of which nobody serves anything.
         self.chain.follow(&view);
         *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+        self.check_features();
         self.changed.tell();
         Ok(true)
+    }
+
+    /// Refuses from here on if a feature is switched on that this version does not know: it could not know either what it does wrong. Entries are for
+    /// ever, so only another version can serve again.
+    fn check_features(&self) {
+        let view = self.view();
+        let beyond: Vec<String> = view.features.beyond(&self.knows).map(ToString::to_string).collect();
+        if !beyond.is_empty() && self.refused().is_none() {
+            let reason = NotServing::Feature {
+                node: self.me.id,
+                cluster: self.name.clone(),
+                version: self.me.version.clone(),
+                features: beyond.join(", "),
+            };
+            tracing::error!(%reason, "this node serves nothing any more");
+            self.refuse(reason);
+        }
     }
 
     /// Where the nodes are, this one included.
@@ -388,6 +413,20 @@ pub enum NotServing {
         /// This node.
         node: NodeId,
     },
+    /// The cluster has switched on a feature that this version does not know.
+    #[error(
+        "version {version} of node {node} does not know what cluster {cluster} has switched on, {features}: start it with a version that does (`dyn status` shows which the others have)"
+    )]
+    Feature {
+        /// This node.
+        node: NodeId,
+        /// The cluster.
+        cluster: String,
+        /// This node's version.
+        version: String,
+        /// What it does not know, and which versions do.
+        features: String,
+    },
     /// It is a member no more.
     #[error(
         "node {node} {how} cluster {cluster}, and an id that is gone never comes back: stop it; to have this machine in the cluster, start a node with another id on an empty disk"
@@ -422,6 +461,8 @@ impl From<NotServing> for Failure {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use dynkv_proto::FeatureChange;
+
     use super::*;
     use crate::storage::MemoryStorage;
 
@@ -431,7 +472,8 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn load(storage: &Arc<MemoryStorage>, me: NodeInfo) -> Cluster {
-        Cluster::load(storage.clone(), "test".into(), me).expect("nothing unreadable is stored")
+        let knows = FeatureSet::known();
+        Cluster::load(storage.clone(), "test".into(), me, knows).expect("nothing unreadable is stored")
     }
 
     #[test]
@@ -464,6 +506,28 @@ pub(crate) mod tests {
         assert_eq!(cluster.nodes(), [info("n1", 8, 77, "new:1")]);
         drop(cluster);
         assert_eq!(load(&storage, info("n1", 2, 77, "new:2")).me.boot, 9);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_know_what_is_switched_on_refuses_also_when_it_is_started_again() {
+        let storage: Arc<MemoryStorage> = Arc::default();
+        let me = info("n1", 1, 1, "a:1");
+        let with = |number, name: &str| {
+            let change = FeatureChange { number, name: name.into(), since: "9.0.0".into() }.to_change();
+            let mut history = History::new();
+            history.insert(Entry::new(number.into(), me.id, change).expect("short")).expect("room");
+            history
+        };
+        let cluster = load(&storage, me.clone());
+        cluster.unite_history(&with(1, "moving")).await.expect("it is stored");
+        assert_eq!(cluster.refused(), None);
+        cluster.unite_history(&with(900, "flying")).await.expect("it is stored");
+        let reason = cluster.refused().cloned().expect("it refuses");
+        assert!(matches!(&reason, NotServing::Feature { features, .. } if features.starts_with("flying")));
+        assert!(reason.to_string().contains("flying (from dynkv 9.0.0 on)"), "{reason}");
+        assert_eq!(cluster.serving(&cluster.view()), Err(reason.clone()));
+        drop(cluster);
+        assert_eq!(load(&storage, me).refused(), Some(&reason));
     }
 
     #[test]

@@ -20,6 +20,7 @@ mod damaged;
 mod data_dir;
 mod entropy;
 mod env;
+mod features;
 mod gossip;
 mod held;
 mod hints;

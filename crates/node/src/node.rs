@@ -9,7 +9,7 @@ use std::{
 };
 
 use dynkv_net::{BindError, Endpoint, Identity, Options};
-use dynkv_proto::{Failure, NodeInfo};
+use dynkv_proto::{Failure, Feature, FeatureSet, NodeInfo};
 use dynkv_ring::{Change, Founding, Member, Membership, NodeId, PartitionId};
 use thiserror::Error;
 use tokio::{
@@ -63,6 +63,9 @@ pub struct NodeConfig {
     pub cache_bytes: u64,
     /// Bytes of hints it keeps for other nodes at most; beyond that others are asked to keep them.
     pub hint_bytes_max: u64,
+    /// Features of the protocol that it owns up to. Fewer than it knows are for tests and rehearsals of upgrades: to the others it is a node of a
+    /// version that lacks the rest.
+    pub features: FeatureSet,
 }
 
 impl NodeConfig {
@@ -76,6 +79,7 @@ impl NodeConfig {
             identity,
             cache_bytes: FjallOptions::default().cache_bytes,
             hint_bytes_max: HINT_BYTES_MAX,
+            features: FeatureSet::known(),
         }
     }
 }
@@ -181,6 +185,8 @@ pub struct Parts {
     pub hint_bytes_max: u64,
     /// Whether it compares itself with other replicas. Without that, a simulation sees what everything else leaves behind.
     pub anti_entropy: bool,
+    /// Features of the protocol that it owns up to: see [`NodeConfig::features`].
+    pub features: FeatureSet,
 }
 
 fn open_store(data_dir: &DataDir, options: &FjallOptions) -> Result<FjallStorage, StartError> {
@@ -230,6 +236,7 @@ impl Node {
             seeds: config.seeds,
             hint_bytes_max: config.hint_bytes_max,
             anti_entropy: true,
+            features: config.features,
         };
         Ok(Node::assemble_in(Some(data_dir), parts)?)
     }
@@ -243,11 +250,11 @@ impl Node {
     }
 
     fn assemble_in(data_dir: Option<DataDir>, parts: Parts) -> Result<Node, LoadError> {
-        let Parts { endpoint, storage, env, info, seeds, hint_bytes_max, anti_entropy } = parts;
+        let Parts { endpoint, storage, env, info, seeds, hint_bytes_max, anti_entropy, features } = parts;
         let env = Arc::new(env);
         let metrics = Arc::new(Metrics::new());
         let name = endpoint.identity().name().cluster().to_owned();
-        let cluster = Arc::new(Cluster::load(storage.clone(), name, info)?);
+        let cluster = Arc::new(Cluster::load(storage.clone(), name, info, features)?);
         let chain = cluster.chain.clone();
         let gossip = Arc::new(Gossiper::new(cluster.clone(), env.clone(), metrics.clone()));
         let hints = Arc::new(Hints::load(storage.clone(), metrics.clone(), hint_bytes_max)?);
@@ -319,12 +326,16 @@ impl Node {
         server::metrics(&self.shared)
     }
 
-    /// Founds the cluster with `founding`, as `dyn cluster create` does over the wire; `nodes` says where the members are.
+    /// Founds the cluster with `founding`, and with all features of the protocol that this node knows: members that lack one will not serve. `nodes` says
+    /// where the members are.
     ///
     /// # Errors
     /// The [`Failure`] says why; a cluster is founded once.
     pub async fn found(&self, founding: Founding, nodes: Vec<NodeInfo>) -> Result<(), Failure> {
-        propose::propose(&self.shared, vec![Change::Found(founding)], nodes, None).await.map(drop)
+        let knows = &self.shared.cluster.knows;
+        let features = Feature::ALL.into_iter().filter(|feature| knows.contains(*feature));
+        let changes = std::iter::once(Change::Found(founding)).chain(features.map(Feature::to_change));
+        propose::propose(&self.shared, changes.collect(), nodes, None).await.map(drop)
     }
 
     /// Whether another node is up, in this one's opinion: a connection to it stands, and the failure detector does not suspect
@@ -358,7 +369,8 @@ impl Node {
     ///
     /// # Errors
     /// [`NotServing::Gone`] when it was a member and is none any more, [`NotServing::Duplicate`] when another process
-    /// has its place, [`NotServing::OldDisk`] when it is to be started again, which sets its disk aside.
+    /// has its place, [`NotServing::OldDisk`] when it is to be started again, which sets its disk aside, [`NotServing::Feature`] when its version is too
+    /// old for the cluster.
     pub async fn serving(&self) -> Result<(), NotServing> {
         let mut changed = self.shared.cluster.subscribe();
         loop {
@@ -399,8 +411,8 @@ impl Node {
         }
     }
 
-    /// Waits until the node serves nothing any more, because another process has its place, or because its disk is an old
-    /// copy: perhaps for ever. It goes on saying so until it is stopped.
+    /// Waits until the node serves nothing any more, because another process has its place, because its disk is an old
+    /// copy, or because its version is too old for the cluster: perhaps for ever. It goes on saying so until it is stopped.
     pub async fn refused(&self) -> NotServing {
         let mut changed = self.shared.cluster.subscribe();
         loop {

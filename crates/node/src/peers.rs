@@ -11,13 +11,13 @@ use std::{
 };
 
 use dynkv_net::{CallError, Class, ConnectError, Connection, Endpoint, Expect};
-use dynkv_proto::{DecodeError, Failure, Frame, Message, NodeInfo, PeerStatus, kinds};
+use dynkv_proto::{DecodeError, Failure, Feature, Frame, Message, NodeInfo, PeerStatus, kinds};
 use dynkv_ring::NodeId;
 use thiserror::Error;
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, NotServing},
     gossip::{Gossiper, Opinion},
     metrics::Metrics,
     news::{Listener, News},
@@ -45,13 +45,20 @@ pub(crate) enum PeerError {
     Refused(Failure),
     #[error("its answer cannot be read: {0}")]
     Answer(#[from] DecodeError),
+    #[error("it has not said that it knows the feature {0}: upgrade it, or wait until it is heard of")]
+    Lacks(Feature),
+    #[error("{0}")]
+    NotServing(NotServing),
 }
 
 impl PeerError {
     /// Whether the peer certainly did not act on the request.
     pub(crate) fn is_not_done(&self) -> bool {
         match self {
-            PeerError::NoAddress | PeerError::Unreachable(_) => true,
+            PeerError::NoAddress
+            | PeerError::Unreachable(_)
+            | PeerError::Lacks(_)
+            | PeerError::NotServing(_) => true,
             PeerError::Call(error) => error.is_not_sent(),
             PeerError::Refused(failure) => failure.outcome == dynkv_proto::Outcome::NotDone,
             PeerError::Answer(_) => false,
@@ -149,6 +156,7 @@ impl Peers {
         frame: Frame,
         timeout: Duration,
     ) -> Result<Frame, PeerError> {
+        self.may_ask(node, frame.kind)?;
         let peer = self.peer(node);
         let deadline = Instant::now() + timeout;
         let connection = match peer.connected() {
@@ -190,6 +198,20 @@ impl Peers {
     ) -> Result<(R, bytes::Bytes), PeerError> {
         let answer = self.call(node, class, frame, timeout).await?;
         Ok((answer.message()?, answer.body))
+    }
+
+    /// Nobody is asked for what it does not know. And whoever does not know what the cluster does only gossips.
+    fn may_ask(&self, node: NodeId, kind: u16) -> Result<(), PeerError> {
+        if let Some(refused @ NotServing::Feature { .. }) = self.cluster.refused()
+            && kind != kinds::GOSSIP
+        {
+            return Err(PeerError::NotServing(refused.clone()));
+        }
+        let Some(feature) = Feature::of_kind(kind) else { return Ok(()) };
+        match self.gossip.said_by(&node).is_some_and(|said| said.features.contains(feature)) {
+            true => Ok(()),
+            false => Err(PeerError::Lacks(feature)),
+        }
     }
 
     async fn connect(&self, peer: &Peer, timeout: Duration) -> Result<Connection, PeerError> {
@@ -468,7 +490,7 @@ impl Peers {
     pub(crate) fn status(&self, node: NodeId) -> PeerStatus {
         let peer = self.peer(node);
         let connection = peer.connected();
-        let Opinion { suspected, phi, silent, load } = self.gossip.opinion(node);
+        let Opinion { suspected, phi, silent, load, features } = self.gossip.opinion(node);
         let info = self.cluster.node(&node);
         PeerStatus {
             id: node,
@@ -482,6 +504,7 @@ impl Peers {
             address: info.as_ref().map_or_else(String::new, |info| info.address.clone()),
             version: info.map_or_else(String::new, |info| info.version),
             load,
+            features,
         }
     }
 }

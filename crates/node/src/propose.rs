@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use dynkv_proto::{
-    BUCKET_CHANGE_KIND, Blob, BucketChange, Digest, Failure, FailureCode, NodeInfo, Propose, ProposeReply,
+    BUCKET_CHANGE_KIND, Blob, BucketChange, Digest, FEATURE_CHANGE_KIND, Failure, FailureCode, NodeInfo,
+    Propose, ProposeReply,
 };
-use dynkv_ring::{Change, Entry, Plan};
+use dynkv_ring::{Change, Entry, Founding, Plan};
 
 use crate::{
     cluster::{Cluster, HistoryError, View},
-    gossip,
+    features, gossip,
     shared::Shared,
 };
 
@@ -47,7 +48,7 @@ pub(crate) async fn propose(
 ) -> Result<(Vec<Entry>, Digest), Failure> {
     let changed = commit(node, &changes, |view| {
         check_expected(view, expect)?;
-        check(&node.cluster, view, &changes)?;
+        check(node, view, &changes)?;
         node.cluster.unite_nodes(nodes.clone());
         node.gossip.introduce(nodes);
         Ok(())
@@ -124,26 +125,14 @@ fn check_expected(view: &View, expect: Option<Digest>) -> Result<(), Failure> {
     }
 }
 
-fn check(cluster: &Cluster, view: &View, changes: &[Change]) -> Result<(), Failure> {
-    let founded = view.membership.founded();
+fn check(node: &Shared, view: &View, changes: &[Change]) -> Result<(), Failure> {
+    let cluster = &node.cluster;
     match changes {
-        [Change::Found(_)] if founded => Err(invalid(format!(
-            "cluster {} has been founded already, with {} members: see `dyn ring show`",
-            cluster.name,
-            view.membership.members().len()
-        ))),
-        [Change::Found(founding)] if founding.cluster != cluster.name => Err(invalid(format!(
-            "the founding is of cluster {}, this node's certificate is of cluster {}: use one name",
-            founding.cluster, cluster.name
-        ))),
-        [Change::Found(founding)] if founding.members.iter().all(|member| member.id != cluster.me.id) => {
-            Err(invalid(format!(
-                "node {} is not among the founding members: send the founding to one of them",
-                cluster.me.id
-            )))
+        [Change::Found(founding), switched_on @ ..] => {
+            check_founding(cluster, view, founding)?;
+            switched_on.iter().try_for_each(|change| features::known(cluster, change).map(drop))
         }
-        [Change::Found(_)] => Ok(()),
-        _ if !founded => Err(Failure::not_done(
+        _ if !view.membership.founded() => Err(Failure::not_done(
             FailureCode::NotServing,
             format!("cluster {} has not been founded: run `dyn cluster create` first", cluster.name),
         )),
@@ -152,11 +141,37 @@ fn check(cluster: &Cluster, view: &View, changes: &[Change]) -> Result<(), Failu
             let n = view.membership.replicas();
             view.buckets.preview(&change, n).map(drop).map_err(|error| invalid(error.to_string()))
         }
-        changes => check_members(view, changes),
+        [change @ Change::Other { kind: FEATURE_CHANGE_KIND, .. }] => {
+            features::check_switching_on(node, view, change)
+        }
+        changes => check_members(node, view, changes),
     }
 }
 
-fn check_members(view: &View, changes: &[Change]) -> Result<(), Failure> {
+fn check_founding(cluster: &Cluster, view: &View, founding: &Founding) -> Result<(), Failure> {
+    if view.membership.founded() {
+        return Err(invalid(format!(
+            "cluster {} has been founded already, with {} members: see `dyn ring show`",
+            cluster.name,
+            view.membership.members().len()
+        )));
+    }
+    if founding.cluster != cluster.name {
+        return Err(invalid(format!(
+            "the founding is of cluster {}, this node's certificate is of cluster {}: use one name",
+            founding.cluster, cluster.name
+        )));
+    }
+    if founding.members.iter().all(|member| member.id != cluster.me.id) {
+        return Err(invalid(format!(
+            "node {} is not among the founding members: send the founding to one of them",
+            cluster.me.id
+        )));
+    }
+    Ok(())
+}
+
+fn check_members(node: &Shared, view: &View, changes: &[Change]) -> Result<(), Failure> {
     for change in changes {
         match change {
             Change::Join(_)
@@ -168,9 +183,9 @@ fn check_members(view: &View, changes: &[Change]) -> Result<(), Failure> {
             Change::Left(_) | Change::Disk { .. } => {
                 return Err(invalid("what a node alone can know it says itself: do not propose it".into()));
             }
-            Change::Found(_) | Change::Other { kind: BUCKET_CHANGE_KIND, .. } => {
+            Change::Found(_) | Change::Other { kind: BUCKET_CHANGE_KIND | FEATURE_CHANGE_KIND, .. } => {
                 return Err(invalid(
-                    "a founding, or a bucket's properties, come alone: propose them by themselves".into(),
+                    "a founding, a bucket's properties and a feature do not come with changes of members: propose them by themselves".into(),
                 ));
             }
             Change::Other { .. } => {
@@ -180,9 +195,11 @@ fn check_members(view: &View, changes: &[Change]) -> Result<(), Failure> {
             }
         }
     }
-    Plan::new(&view.history, changes.to_vec()).map(drop).map_err(|error| invalid(error.to_string()))
+    let plan = Plan::new(&view.history, changes.to_vec()).map_err(|error| invalid(error.to_string()))?;
+    view.features.check(&plan).map_err(|error| invalid(error.to_string()))?;
+    features::check_newcomers(node, view, changes)
 }
 
-fn invalid(message: String) -> Failure {
+pub(crate) fn invalid(message: String) -> Failure {
     Failure::not_done(FailureCode::Invalid, message)
 }

@@ -15,9 +15,11 @@ use dynkv_ring::{PartitionId, Position};
 use tokio::time::Instant;
 
 use crate::{
-    chain, coordinator,
+    chain,
+    cluster::NotServing,
+    coordinator,
     entropy::{self, repairs},
-    gossip, held,
+    features, gossip, held,
     hints::{self, HintError, Place},
     incoming::Incoming,
     key::Key,
@@ -37,7 +39,8 @@ pub(crate) struct Server(pub(crate) Arc<Shared>);
 impl Handler for Server {
     fn handle(&self, peer: &Arc<PeerName>, frame: Frame, responder: Responder) {
         let node = &self.0;
-        if let Err(failure) = allowed(peer, frame.kind).and_then(|()| spoken_for(node, frame.kind)) {
+        let may = allowed(peer, frame.kind).and_then(|()| spoken_for(node, frame.kind));
+        if let Err(failure) = may.and_then(|()| features::check_kind(node, frame.kind)) {
             return responder.send(Frame::new(&failure, Bytes::new()));
         }
         match frame.kind {
@@ -163,15 +166,7 @@ impl Handler for Server {
             kinds::ADMIT => spawned(node, frame, responder, |node, request| async move {
                 settle::admission::answer(node, request).await.map(bare)
             }),
-            kind => {
-                let message = format!(
-                    "node {} (dynkv {}) does not know messages of kind {kind}: upgrade it",
-                    node.cluster.me.id,
-                    env!("CARGO_PKG_VERSION")
-                );
-                responder
-                    .send(Frame::new(&Failure::not_done(FailureCode::UnknownKind, message), Bytes::new()));
-            }
+            kind => send::<Failure>(responder, Err(features::unknown_kind(&node.cluster, kind))),
         }
     }
 }
@@ -215,9 +210,10 @@ fn forbidden(peer: &PeerName, needed: &str) -> Failure {
     Failure::not_done(FailureCode::Forbidden, message)
 }
 
-/// Whether this process may act as its node. One whose place is taken by another still says how it is.
+/// Whether this process may act as its node. One that may not still says how it is; and one whose version is too old goes on to say where, and to hear.
 fn spoken_for(node: &Shared, kind: u16) -> Result<(), Failure> {
     match node.cluster.refused() {
+        Some(NotServing::Feature { .. }) if kind == kinds::GOSSIP => Ok(()),
         Some(reason) if !matches!(kind, kinds::VIEW | kinds::STATUS | kinds::METRICS) => {
             Err(Failure::not_done(FailureCode::NotServing, reason.to_string()))
         }
@@ -509,6 +505,7 @@ fn status(node: &Shared) -> StatusReply {
         hints: load.hints,
         oldest_hint_s: load.oldest_hint_s,
         settling_paused: node.settling_paused.reason(),
+        features: node.cluster.knows.clone(),
     }
 }
 

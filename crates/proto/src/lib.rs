@@ -4,6 +4,7 @@
 //! - [`State`]: the versions of one key and their causal context, as replicas store and send it.
 //! - [`ContextToken`]: what a read hands to the next write.
 //! - [`Buckets`]: bucket properties, folded from the membership history.
+//! - [`Feature`]: what all members have to know before any of them does it, and [`Features`], what a cluster has switched on.
 //! - the messages themselves, each with its kind in [`kinds`].
 //!
 //! ```
@@ -18,8 +19,8 @@
 //! # Version rules
 //!
 //! Headers are arrays. A field is only ever added at the end, with a default for peers that do not send it; surplus fields are
-//! skipped. A message kind this version does not know is answered with [`FailureCode::UnknownKind`]. What cannot be said
-//! that way needs another ALPN than [`ALPN`].
+//! skipped. A message kind this version does not know is answered with [`FailureCode::UnknownKind`]. What takes all members
+//! to know it is a [`Feature`], and rests until it is switched on. What cannot be said that way needs another ALPN than [`ALPN`].
 //!
 //! # What this crate does not do
 //!
@@ -33,6 +34,7 @@ mod chain;
 mod context;
 mod error;
 mod failure;
+mod feature;
 mod frame;
 mod hints;
 mod ids;
@@ -56,6 +58,9 @@ pub use chain::{
 pub use context::{CONTEXT_BYTES_MAX, ContextError, ContextToken};
 pub use error::DecodeError;
 pub use failure::{Failure, FailureCode, Outcome};
+pub use feature::{
+    FEATURE_CHANGE_KIND, Feature, FeatureChange, FeatureOff, FeatureSet, Features, UnknownFeature,
+};
 pub use frame::{FRAME_PREFIX_BYTES, Frame, HEADER_BYTES_MAX, Message, Request};
 pub use hints::{DrainHints, DrainHintsReply, HintEntry, HintTotals, Hints, HintsReply};
 pub use ids::{Actor, Digest, Marks, PutId, Round, Stamp, TreePosition, display_dot};

@@ -10,7 +10,7 @@ use dynkv_ring::NodeId;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Actor, Blob, Digest, PutId, Stamp,
+    Actor, Blob, Digest, FeatureSet, PutId, Stamp,
     array::{array, message},
     state::VersionHeader,
 };
@@ -307,6 +307,8 @@ array! {
         version: String = String::new(),
         /// What it last said that it carries.
         load: Option<NodeLoad> = None,
+        /// The features that it last said it knows; `None` if it has not been heard of since the responder's start.
+        features: Option<FeatureSet> = None,
     }
 }
 
@@ -337,6 +339,8 @@ message! {
         oldest_hint_s: Option<u64> = None,
         /// Why old tombstones and context entries stay where they are, or empty: while a member is out of reach nothing settles.
         settling_paused: String = String::new(),
+        /// Features of the protocol that it knows.
+        features: FeatureSet = FeatureSet::default(),
     }
 }
 
@@ -357,14 +361,15 @@ message! {
 }
 
 message! {
-    /// An operator's change of the history: a founding or bucket properties.
+    /// An operator's change of the history: a founding, bucket properties, a feature to switch on, or changes of members.
     PROPOSE, Propose => ProposeReply {
         /// The change as an entry (`dynkv_ring::Entry::to_bytes`) whose time and issuer count for nothing: the node
         /// that takes it stamps its own.
         entry: Blob,
         /// Where founding members, or such that join, are.
         nodes: Vec<NodeInfo>,
-        /// Further changes of members, as `entry`, in order: all become part of the history at once, or none does.
+        /// Further changes of members, or features that a founding switches on, as `entry`, in order: all become part of the history at once, or
+        /// none does.
         more: Vec<Blob> = Vec::new(),
         /// Digest of the history that the changes are meant for: with any other one the node refuses them. `None`: whatever it is.
         expect: Option<Digest> = None,
@@ -567,5 +572,7 @@ array! {
         version: String,
         /// What it has to carry.
         load: NodeLoad,
+        /// Features of the protocol that it knows.
+        features: FeatureSet = FeatureSet::default(),
     }
 }

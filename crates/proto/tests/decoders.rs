@@ -121,6 +121,7 @@ fn decode_all(kind: u16, bytes: &Bytes) {
     let _ = State::digest(bytes);
     let _ = ContextToken::decode(bytes);
     let _ = BucketChange::from_payload(bytes);
+    let _ = FeatureChange::from_payload(bytes);
     let mut stream = BytesMut::from(&bytes[..]);
     while let Ok(Some(_)) = Frame::read(&mut stream, 4096) {}
 }

@@ -9,7 +9,7 @@ use dynkv_net::{
     certs::{CertificateAuthority, Issued, Validity},
 };
 use dynkv_node::{Node, NodeConfig, StartError};
-use dynkv_proto::{BucketChange, Hints, HintsReply, NodeInfo, Status, StatusReply};
+use dynkv_proto::{BucketChange, FeatureSet, Hints, HintsReply, NodeInfo, Status, StatusReply};
 use dynkv_ring::{Change, Entry, Founding, History, Member, Membership, NodeId, PartitionCount, Position};
 use tempfile::TempDir;
 
@@ -38,6 +38,7 @@ pub struct Cluster {
     ca: CertificateAuthority,
     partitions: PartitionCount,
     hint_bytes_max: Option<u64>,
+    features: FeatureSet,
     nodes: BTreeMap<NodeId, Slot>,
     // After the nodes, which have files open in it.
     dir: TempDir,
@@ -60,10 +61,16 @@ impl Cluster {
 
     /// Nodes that know of each other and wait to be founded.
     pub async fn unfounded(nodes: usize) -> Cluster {
+        Cluster::unfounded_with(nodes, FeatureSet::known()).await
+    }
+
+    /// Nodes of a version that knows these features, as those that are started later.
+    pub async fn unfounded_with(nodes: usize, features: FeatureSet) -> Cluster {
         let ca = CertificateAuthority::create(CLUSTER).expect("a good name");
         let dir = tempfile::tempdir().expect("a temporary directory");
         let partitions = PartitionCount::new(PARTITIONS).expect("a power of two");
-        let mut cluster = Cluster { ca, partitions, hint_bytes_max: None, nodes: BTreeMap::new(), dir };
+        let (hint_bytes_max, nodes_by_id) = (None, BTreeMap::new());
+        let mut cluster = Cluster { ca, partitions, hint_bytes_max, features, nodes: nodes_by_id, dir };
         for number in 1..=nodes {
             cluster.add(&format!("n{number}")).await;
         }
@@ -78,6 +85,11 @@ impl Cluster {
     /// Another bound for the hints that a node keeps, for the nodes that are started from now on.
     pub fn set_hint_bytes_max(&mut self, bytes: u64) {
         self.hint_bytes_max = Some(bytes);
+    }
+
+    /// Nodes that are started from now on are of a version that knows these features of the protocol.
+    pub fn set_features(&mut self, features: FeatureSet) {
+        self.features = features;
     }
 
     /// Starts a further node, with a good certificate and the others as seeds.
@@ -105,6 +117,7 @@ impl Cluster {
         let mut config = NodeConfig::new(data_dir, listen, identity);
         config.seeds = self.running().map(|other| other.info().address.clone()).collect();
         config.cache_bytes = 1024 * 1024;
+        config.features = self.features.clone();
         config.hint_bytes_max = self.hint_bytes_max.unwrap_or(config.hint_bytes_max);
         Node::start(config).await
     }

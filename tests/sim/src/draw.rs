@@ -9,7 +9,7 @@ use crate::{
     disk::{Operation, Trouble},
     history::Key,
     network::{Latency, Weather},
-    plan::{Fault, Kind, MemberChange, Place, Plan, SessionPlan, WARM_UP_MS_MIN, What, Work},
+    plan::{Fault, Kind, MemberChange, Place, Plan, Release, SessionPlan, WARM_UP_MS_MIN, What, Work},
 };
 
 /// From this seed on members change in every third plan. Those below have been kept for what was found with them, when members did not.
@@ -33,6 +33,7 @@ impl Plan {
             seed,
             nodes,
             spares: 0,
+            old: 0,
             zones: 0,
             seedless: false,
             two_disks: kinds.iter().any(|kind| kind.loses_disk()),
@@ -147,6 +148,7 @@ fn draw_what(kind: Kind, random: &mut StdRng, nodes: usize, sessions: usize, at_
     let node = random.random_range(0..nodes);
     match kind {
         Kind::Change => What::Change(MemberChange::Weight(node, random.random_range(1..=5))),
+        Kind::Upgrade => What::Restart(node, Release::New),
         Kind::Kill => What::Kill(node),
         Kind::PowerLoss => What::PowerLoss(node),
         Kind::Blackout => What::Blackout,

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use dynkv_client::{Client, Error};
 use dynkv_node::storage::Space;
-use dynkv_proto::FailureCode;
+use dynkv_proto::{FailureCode, Feature};
 use dynkv_ring::Change;
 use tokio::{task::JoinHandle, time::Instant};
 
@@ -81,6 +81,9 @@ impl<'a> Nemesis<'a> {
                 break;
             }
             supervise(world, self.nodes, at).await;
+            if world.lacks_feature() {
+                self.sighted("refusals for want of a feature");
+            }
             match event {
                 Event::Copy(index) => self.copy(world, index),
                 Event::Begin(index) => self.begin(world, index),
@@ -167,6 +170,16 @@ impl<'a> Nemesis<'a> {
                 let spoilt = world.hosts[*node].disk.rot(Space::Records, *one_in);
                 world.log.note(format!("a bit flips in {spoilt} records"));
             }
+            What::Restart(node, release) => {
+                if world.is_up(*node) {
+                    world.kill(*node);
+                }
+                world.hosts[*node].features = release.features();
+            }
+            What::Enable => {
+                let change = Feature::Moving.to_change();
+                self.changes.push((None, tokio::spawn(propose(self.operator.clone(), change))));
+            }
             What::Change(change) => {
                 if let Some(victim) = change.victim() {
                     world.kill(victim);
@@ -203,7 +216,8 @@ impl<'a> Nemesis<'a> {
             | What::PowerLoss(node)
             | What::Move(node)
             | What::Wipe(node)
-            | What::Restore(node, _) => self.revive(world, *node),
+            | What::Restore(node, _)
+            | What::Restart(node, _) => self.revive(world, *node),
             What::Blackout => (0..self.nodes).for_each(|node| self.revive(world, node)),
             What::Pause(node) => world.set_paused(*node, false),
             What::Cut(..) | What::Split(_) | What::Island(..) => {
@@ -222,7 +236,7 @@ impl<'a> Nemesis<'a> {
             What::FullDisk(node) => world.hosts[*node].disk.set_full(false),
             What::Clock(node, _) => world.set_skew(*node, 0),
             // Whoever notices mends it.
-            What::Rot(..) | What::Drift(..) | What::Change(_) => {}
+            What::Rot(..) | What::Drift(..) | What::Change(_) | What::Enable => {}
             What::Clone(_) => {
                 if let Some(double) = self.doubles.remove(&index) {
                     world.kill(double);

@@ -2,6 +2,7 @@
 
 use std::{fmt, time::Duration};
 
+use dynkv_proto::FeatureSet;
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::{buckets::Bucket, disk::Trouble, history::Key, network::Weather, workload::Step};
@@ -15,6 +16,8 @@ pub struct Plan {
     pub nodes: usize,
     /// The last so many of them are no members of the cluster at first.
     pub spares: usize,
+    /// The first so many of them begin with [`Release::Old`].
+    pub old: usize,
     /// Nodes are in so many zones in turn; zero: in none.
     pub zones: usize,
     /// Whether processes that are started after the founding know nobody but whom their disk names.
@@ -109,6 +112,10 @@ pub enum What {
     Restore(usize, u64),
     /// A second process runs on a copy of a node's disk, at another address.
     Clone(usize),
+    /// A node is stopped hard and comes back with another version.
+    Restart(usize, Release),
+    /// An operator switches on what only new versions know.
+    Enable,
     /// A bit flips in about one of so many records of a disk.
     Rot(usize, u32),
     /// A node's digest index loses or changes about one of so many entries: nobody knows how.
@@ -149,6 +156,25 @@ impl MemberChange {
     }
 }
 
+/// A version of the software.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Release {
+    /// It knows no features of the protocol.
+    Old,
+    /// It knows all.
+    New,
+}
+
+impl Release {
+    /// What it knows.
+    pub fn features(self) -> FeatureSet {
+        match self {
+            Release::Old => FeatureSet::default(),
+            Release::New => FeatureSet::known(),
+        }
+    }
+}
+
 /// An end of a link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
@@ -183,10 +209,11 @@ pub enum Kind {
     Rot,
     Drift,
     Change,
+    Upgrade,
 }
 
 impl Kind {
-    /// All of them but changes of members, which are drawn by themselves.
+    /// All of them but changes of members, which are drawn by themselves, and of versions.
     pub const ALL: [Kind; 18] = [
         Kind::Kill,
         Kind::PowerLoss,
@@ -235,6 +262,7 @@ impl Kind {
             Kind::Rot => "rotten disks",
             Kind::Drift => "drifted indexes",
             Kind::Change => "changes of members",
+            Kind::Upgrade => "upgrades",
         }
     }
 }
@@ -270,6 +298,7 @@ impl What {
             What::Rot(..) => Kind::Rot,
             What::Drift(..) => Kind::Drift,
             What::Change(_) => Kind::Change,
+            What::Restart(..) | What::Enable => Kind::Upgrade,
         }
     }
 }
@@ -284,6 +313,7 @@ impl Plan {
             seed,
             nodes,
             spares: 0,
+            old: 0,
             zones: 0,
             seedless: false,
             two_disks: false,
@@ -390,6 +420,12 @@ impl Plan {
         self
     }
 
+    /// With an old version on all nodes that there are so far.
+    pub fn old(mut self) -> Plan {
+        self.old = self.nodes;
+        self
+    }
+
     /// With nodes in so many zones, in turn.
     pub fn zones(mut self, zones: usize) -> Plan {
         self.zones = zones;
@@ -466,6 +502,15 @@ impl fmt::Display for Place {
     }
 }
 
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Release::Old => "old",
+            Release::New => "new",
+        })
+    }
+}
+
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -509,6 +554,10 @@ impl fmt::Display for What {
             What::Drift(index, one_in) => {
                 write!(f, "one of {one_in} entries of the digest index of {} goes wrong", node(*index))
             }
+            What::Restart(index, release) => {
+                write!(f, "{} is restarted with the {release} version", node(*index))
+            }
+            What::Enable => f.write_str("what new versions know is switched on"),
             What::Change(MemberChange::Join(index)) => write!(f, "{} joins", node(*index)),
             What::Change(MemberChange::Leave(index)) => write!(f, "{} leaves", node(*index)),
             What::Change(MemberChange::Remove(index)) => write!(f, "{} dies and is removed", node(*index)),
@@ -543,6 +592,9 @@ impl fmt::Display for Plan {
             keys.join(" "),
             if self.two_disks { ", every write to two disks" } else { "" }
         )?;
+        if self.old > 0 {
+            writeln!(f, "  {} begin with the old version", self.old)?;
+        }
         if let Some(grace_ms) = self.grace_ms {
             writeln!(f, "  tombstones may go after {grace_ms} ms")?;
         }

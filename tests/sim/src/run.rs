@@ -20,7 +20,7 @@ use crate::{
     heal::{self, Last},
     history::{Ending, GetRecord, History},
     log::Log,
-    plan::{Plan, SessionPlan, Work},
+    plan::{Plan, Release, SessionPlan, Work},
     replicas,
     report::{Report, Sightings},
     workload::Session,
@@ -103,6 +103,9 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
         world.log.note(line);
     }
     world.zones = plan.zones;
+    for host in world.hosts.iter_mut().take(plan.old) {
+        host.features = Release::Old.features();
+    }
     world.found(plan.partitions(), REPLICAS, plan.spares).await;
     world.seedless = plan.seedless;
     let admin = world.client(Duration::from_secs(10)).await;

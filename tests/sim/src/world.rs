@@ -18,7 +18,7 @@ use dynkv_net::{
     socket::TokioRuntime,
 };
 use dynkv_node::{Env, Node, NotServing, Parts};
-use dynkv_proto::NodeInfo;
+use dynkv_proto::{FeatureSet, NodeInfo};
 use dynkv_ring::{Departure, Founding, Member, Membership, NodeId, PartitionCount};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
@@ -43,6 +43,8 @@ pub struct Host {
     pub address: SocketAddr,
     /// Its disk.
     pub disk: Disk,
+    /// What the version knows that the node is started with.
+    pub features: FeatureSet,
     identity: Identity,
     process: Option<Process>,
     skew_ms: Arc<AtomicI64>,
@@ -92,6 +94,7 @@ impl World {
                 id,
                 address: SocketAddr::from(([10, 0, 0, number], 7400)),
                 disk: Disk::new(random.next_u64()),
+                features: FeatureSet::known(),
                 identity: identity(&authority, &name),
                 process: None,
                 skew_ms: Arc::new(AtomicI64::new(0)),
@@ -153,8 +156,8 @@ impl World {
             disk: label.id,
             version: "sim".into(),
         };
-        let hint_bytes_max = dynkv_node::HINT_BYTES_MAX;
-        let parts = Parts { endpoint, storage, env, info, seeds, hint_bytes_max, anti_entropy };
+        let (hint_bytes_max, features) = (dynkv_node::HINT_BYTES_MAX, host.features.clone());
+        let parts = Parts { endpoint, storage, env, info, seeds, hint_bytes_max, anti_entropy, features };
         let node = Node::assemble(parts).expect("a disk holds what a node wrote");
         host.process = Some(Process { node, gate });
         self.log.note(format!("{} starts at {}, boot {}", host.id, host.address, label.boots));
@@ -215,6 +218,11 @@ impl World {
                 self.start(index);
             }
         }
+    }
+
+    /// Whether a process refuses to serve because its version lacks what is switched on.
+    pub fn lacks_feature(&self) -> bool {
+        self.running().any(|(_, node)| matches!(refused(node), Some(NotServing::Feature { .. })))
     }
 
     /// Restarts processes of the first `nodes` hosts whose disk has turned out to be an old one, as `dyn node start` does by itself.
@@ -291,6 +299,7 @@ impl World {
             id: host.id,
             address: SocketAddr::from(([10, 0, 2, self.moves], 7400)),
             disk,
+            features: host.features.clone(),
             identity: host.identity.clone(),
             process: None,
             skew_ms: host.skew_ms.clone(),

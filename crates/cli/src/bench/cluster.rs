@@ -11,8 +11,8 @@ use std::time::Duration;
 use dynkv_client::ClusterFile;
 use dynkv_client::net::certs::{CertificateAuthority, Validity};
 use dynkv_client::net::{PeerName, Role};
-use dynkv_client::proto::NodeInfo;
-use dynkv_client::ring::{Change, Founding, Member, NodeId, PartitionCount};
+use dynkv_client::proto::{Feature, NodeInfo};
+use dynkv_client::ring::{Founding, Member, NodeId, PartitionCount};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -99,7 +99,7 @@ impl ThrowAway {
             version: String::new(),
         };
         let nodes = self.nodes.iter().map(info).collect();
-        let founded = client.propose(Change::Found(founding), nodes).await;
+        let founded = client.found(founding, Feature::ALL, nodes).await;
         founded.map(drop).map_err(CliError::of("founding a cluster"))?;
         client.close().await;
         Ok(())

@@ -199,8 +199,8 @@ async fn run_once(
         signal = stop.recv() => Ended::Told(signal),
         gone = node.gone() => Ended::Gone(gone),
         ended = serve(&node, join, &told) => match ended {
-            // It stays, and says why to whoever asks: restarted again and again it would dispute the other's place.
-            Ended::Refused(refused @ NotServing::Duplicate { .. }) => {
+            // It stays, and says why to whoever asks: restarted again and again it would dispute the other's place, and no restart gives it another version.
+            Ended::Refused(refused @ (NotServing::Duplicate { .. } | NotServing::Feature { .. })) => {
                 told.event("refusing", &format!("node {id} serves nothing: {refused}"));
                 stop.recv().await;
                 Ended::Refused(refused)

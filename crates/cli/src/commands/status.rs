@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use dynkv_client::proto::{Digest, NodeInfo, PeerStatus, StatusReply};
+use dynkv_client::proto::{Digest, FeatureSet, Features, NodeInfo, PeerStatus, StatusReply};
 use dynkv_client::ring::NodeId;
 use dynkv_client::{Client, ClusterView, Error};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
+use crate::commands::cluster::features::{self, Known};
 use crate::connection::{Connection, block_on};
 use crate::error::CliError;
 use crate::exit::Exit;
@@ -64,7 +65,8 @@ impl Status {
                 output::json(&as_json(&client, &rows))?;
             } else {
                 output::line(summary(&client))?;
-                output::line(as_table(client.view().digest(), &rows))?;
+                let view = client.view();
+                output::line(as_table(view.digest(), view.features(), &rows))?;
                 if let Some(seen) = who_sees_whom(&rows) {
                     output::line(format_args!("\n{seen}"))?;
                 }
@@ -106,9 +108,11 @@ pub(crate) fn summary(client: &Client) -> String {
     format!("cluster {}: {members}, {partitions} partitions, {replicas} replicas each", client.cluster())
 }
 
-fn as_table(view: Digest, rows: &[Row]) -> String {
+fn as_table(view: Digest, on: &Features, rows: &[Row]) -> String {
+    let known = Known::all(rows);
     let asked: Vec<NodeId> = rows.iter().map(|row| row.info.id).collect();
-    let rows = rows.iter().map(|Row { info, answer }| {
+    let rows = rows.iter().zip(&known).map(|(Row { info, answer }, knows)| {
+        let lacks = features::lacks(on, &known, knows);
         let (id, address) = (info.id.to_string(), info.address.clone());
         match answer {
             Ok(status) => [
@@ -121,7 +125,7 @@ fn as_table(view: Digest, rows: &[Row]) -> String {
                 output::bytes(status.disk_bytes),
                 hints(status.hints, status.oldest_hint_s),
                 status.node.version.clone(),
-                note(view, &asked, status),
+                note(view, &asked, status, lacks),
             ],
             Err(error) => {
                 let none = String::new;
@@ -130,6 +134,7 @@ fn as_table(view: Digest, rows: &[Row]) -> String {
                     Error::Connect { .. } => "is down, or cannot be reached from here".into(),
                     other => other.to_string(),
                 };
+                let note = [Some(note), lacks].into_iter().flatten().collect::<Vec<_>>().join("; ");
                 let boot = info.boot.to_string();
                 let state = "no answer".into();
                 [id, address, state, none(), boot, none(), none(), none(), info.version.clone(), note]
@@ -237,11 +242,12 @@ fn who_sees_whom(rows: &[Row]) -> Option<String> {
 }
 
 /// What deserves attention.
-fn note(view: Digest, asked: &[NodeId], status: &StatusReply) -> String {
+fn note(view: Digest, asked: &[NodeId], status: &StatusReply, lacks: Option<String>) -> String {
     let mut notes = Vec::new();
     if !status.reason.is_empty() {
         notes.push(status.reason.clone());
     }
+    notes.extend(lacks);
     for (seen, text) in [("down", "no connection to"), ("suspect", "suspects")] {
         let peers = status.peers.iter().filter(|peer| opinion(peer) == seen && asked.contains(&peer.id));
         let peers: Vec<String> = peers.map(|peer| peer.id.to_string()).collect();
@@ -277,6 +283,7 @@ fn as_json(client: &Client, rows: &[Row]) -> Value {
                 "hints": status.hints,
                 "oldest_hint_s": status.oldest_hint_s,
                 "settling_paused": status.settling_paused,
+                "features": names(view.features(), &status.features),
                 "peers": status.peers.iter().map(|peer| json!({
                     "node": peer.id.to_string(),
                     "address": peer.address,
@@ -293,6 +300,7 @@ fn as_json(client: &Client, rows: &[Row]) -> Value {
                         "hints": load.hints,
                         "oldest_hint_s": load.oldest_hint_s,
                     })),
+                    "features": peer.features.as_ref().map(|known| names(view.features(), known)),
                     "last_error": peer.last_error,
                 })).collect::<Vec<_>>(),
             }),
@@ -308,8 +316,13 @@ fn as_json(client: &Client, rows: &[Row]) -> Value {
         "partitions": view.membership().partitions().get(),
         "replicas": view.membership().replicas(),
         "view": view.digest().to_string(),
+        "features": view.features().iter().map(|change| &change.name).collect::<Vec<_>>(),
         "nodes": nodes.collect::<Vec<_>>(),
     })
+}
+
+fn names(on: &Features, known: &FeatureSet) -> Vec<String> {
+    known.numbers().map(|number| features::name(on, number)).collect()
 }
 
 #[cfg(test)]
@@ -336,6 +349,7 @@ mod tests {
             boot: 7,
             version: "0.1.0".into(),
             load: Some(NodeLoad { records: 896, disk_bytes: 2048, hints: 3, oldest_hint_s: Some(61) }),
+            features: Some(FeatureSet::known()),
         }
     }
 
@@ -353,6 +367,7 @@ mod tests {
             hints: 3,
             oldest_hint_s: Some(61),
             settling_paused: String::new(),
+            features: FeatureSet::known(),
         }
     }
 
@@ -369,7 +384,8 @@ mod tests {
             Row { info: info("n3"), answer: Err(Error::Connect { message: "long".into() }) },
             Row { info: info("n4"), answer: Err(Error::Connect { message: "long".into() }) },
         ];
-        let table = as_table(Digest(2), &rows);
+        let nothing_on = Features::default();
+        let table = as_table(Digest(2), &nothing_on, &rows);
         let lines: Vec<&str> = table.lines().collect();
         assert_eq!(lines.len(), 4, "{table}");
         assert!(lines[1].contains("serving") && lines[1].contains("2.0 KiB"), "{table}");
@@ -377,7 +393,29 @@ mod tests {
         let note = "no connection to n3; suspects n4; its view of the cluster differs";
         assert!(lines[1].contains(note), "{table}");
         assert!(lines[2].contains("no answer") && lines[2].contains("is down"), "{table}");
-        assert!(!as_table(Digest(1), &rows).contains("differs"));
+        let table = as_table(Digest(1), &nothing_on, &rows);
+        assert!(!table.contains("differs") && !table.contains("lacks"), "{table}");
+    }
+
+    #[test]
+    fn what_a_node_lacks_of_what_others_know_is_said() {
+        let none = FeatureSet::default();
+        let peers =
+            vec![peer("n2", true, 0), PeerStatus { features: Some(none.clone()), ..peer("n3", true, 0) }];
+        let rows = |first: &FeatureSet| {
+            [
+                Row {
+                    info: info("n1"),
+                    answer: Ok(StatusReply { features: first.clone(), ..status("n1", peers.clone()) }),
+                },
+                Row { info: info("n2"), answer: Ok(status("n2", vec![])) },
+                Row { info: info("n3"), answer: Err(Error::Connect { message: "long".into() }) },
+            ]
+        };
+        let table = as_table(Digest(1), &Features::default(), &rows(&none));
+        let line = |at: usize| table.lines().nth(at).unwrap();
+        assert!(line(1).ends_with("lacks moving") && !line(2).contains("lacks"), "{table}");
+        assert!(line(3).ends_with("from here; lacks moving"), "{table}");
     }
 
     #[test]

@@ -31,7 +31,7 @@ use std::{
 
 use bytes::Bytes;
 use dynkv_net::Class;
-use dynkv_proto::{ChainReady, ChainReadyReply, Frame, Holder, Round};
+use dynkv_proto::{ChainReady, ChainReadyReply, Feature, Frame, Holder, Round};
 use dynkv_ring::{NodeId, PartitionId};
 use futures_util::{StreamExt, future::join_all, stream};
 use tokio::time::{Instant, timeout};
@@ -104,7 +104,7 @@ struct Proposal {
 
 async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
     let view = node.cluster.view();
-    if node.cluster.serving(&view).is_err() {
+    if node.cluster.serving(&view).is_err() || !view.features.is_on(Feature::Moving) {
         return;
     }
     let proposals = proposals(node, &view, pace);

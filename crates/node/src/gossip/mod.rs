@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use dynkv_gossip::{Config, Effect, Gossip, GrowSet, Incarnation, Latest, NodeState, VersionedMap};
-use dynkv_proto::{Announcement, Configuration, DecodeError, NodeInfo, NodeLoad};
+use dynkv_proto::{Announcement, Configuration, DecodeError, FeatureSet, NodeInfo, NodeLoad};
 use dynkv_ring::{Entry, History, NodeId};
 use tokio::{sync::Notify, time::Instant};
 
@@ -77,6 +77,8 @@ pub(crate) struct Opinion {
     /// Time since the last sign of life, of which ever one was heard.
     pub(crate) silent: Option<Duration>,
     pub(crate) load: Option<NodeLoad>,
+    /// What it knows, if it was heard of.
+    pub(crate) features: Option<FeatureSet>,
 }
 
 impl Gossiper {
@@ -84,7 +86,8 @@ impl Gossiper {
         let NodeInfo { id, address, boot, disk, version } = cluster.me.clone();
         // 0 is nobody's.
         let nonce = env.random().max(1);
-        let said = Announcement { address, disk, version, load: NodeLoad::default() };
+        let features = cluster.knows.clone();
+        let said = Announcement { address, disk, version, load: NodeLoad::default(), features };
         let mut entries = GrowSet::new();
         for entry in cluster.view().history.entries() {
             // The set has the history's own limit.
@@ -141,7 +144,8 @@ impl Gossiper {
         let now = self.now();
         let mut inner = self.lock();
         for NodeInfo { id, address, disk, version, boot } in infos {
-            let known = Announcement { address, disk, version, load: NodeLoad::default() };
+            let (load, features) = (NodeLoad::default(), FeatureSet::default());
+            let known = Announcement { address, disk, version, load, features };
             inner.gossip.introduce(id, boot, wire::encode_announcement(&known), now);
         }
     }
@@ -296,13 +300,20 @@ impl Gossiper {
         let now = self.now();
         let inner = self.lock();
         let Some(detector) = inner.gossip.detector(&node) else { return Opinion::default() };
-        let state = inner.gossip.state(&node).filter(|state| !state.stamp.incarnation.is_hearsay());
+        let (suspected, phi, last_sign) = (detector.is_suspect(now), detector.phi(now), detector.last_sign());
+        let said = inner.said_by(&node);
         Opinion {
-            suspected: detector.is_suspect(now),
-            phi: detector.phi(now),
-            silent: state.map(|_| now.saturating_sub(detector.last_sign())),
-            load: state.and_then(|state| wire::decode_announcement(&state.bytes).ok()).map(|said| said.load),
+            suspected,
+            phi,
+            silent: inner.is_heard(&node).then(|| now.saturating_sub(last_sign)),
+            load: said.as_ref().map(|said| said.load.clone()),
+            features: said.map(|said| said.features),
         }
+    }
+
+    /// What `node` last said of itself, itself or by way of others; `None`: it has not been heard of since this one was started.
+    pub(crate) fn said_by(&self, node: &NodeId) -> Option<Announcement> {
+        self.lock().said_by(node)
     }
 }
 
@@ -388,6 +399,15 @@ impl Inner {
                 }
             }
         }
+    }
+
+    fn is_heard(&self, node: &NodeId) -> bool {
+        self.gossip.state(node).is_some_and(|state| !state.stamp.incarnation.is_hearsay())
+    }
+
+    fn said_by(&self, node: &NodeId) -> Option<Announcement> {
+        let state = self.gossip.state(node).filter(|_| self.is_heard(node))?;
+        wire::decode_announcement(&state.bytes).ok()
     }
 
     /// What a node has said of itself, or what others know of it.

@@ -92,7 +92,12 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Message, DecodeError> {
 }
 
 pub(super) fn encode_announcement(announcement: &Announcement) -> Vec<u8> {
-    to_cbor(announcement)
+    let Announcement { address, disk, version, load, features } = announcement;
+    match features.is_empty() {
+        // As versions say it that know of no features.
+        true => to_cbor(&(address, disk, version, load)),
+        false => to_cbor(announcement),
+    }
 }
 
 pub(super) fn decode_announcement(bytes: &[u8]) -> Result<Announcement, DecodeError> {
@@ -118,6 +123,7 @@ fn from_cbor<T: de::DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
 #[cfg(test)]
 mod tests {
     use dynkv_gossip::{Config, Gossip, Incarnation};
+    use dynkv_proto::{FeatureSet, NodeLoad};
     use dynkv_ring::Change;
     use proptest::prelude::*;
 
@@ -149,6 +155,22 @@ mod tests {
                 .is_some_and(|(set, _)| set.as_ref().is_some_and(|set| set.values.len() == 3))
         );
         assert_eq!(decode(&encode(&message)), Ok(message));
+    }
+
+    #[test]
+    fn who_knows_no_features_says_nothing_of_them() {
+        let with = |features| Announcement {
+            address: "a:1".into(),
+            disk: 7,
+            version: "0.1.0".into(),
+            load: NodeLoad::default(),
+            features,
+        };
+        let (none, all) = (with(FeatureSet::default()), with(FeatureSet::known()));
+        let (shorter, longer) = (encode_announcement(&none), encode_announcement(&all));
+        assert_eq!((shorter[0], longer[0]), (0x84, 0x85));
+        assert_eq!(decode_announcement(&shorter), Ok(none));
+        assert_eq!(decode_announcement(&longer), Ok(all));
     }
 
     #[test]

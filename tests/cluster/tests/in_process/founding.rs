@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use dynkv_client::Client;
 use dynkv_net::Role;
 use dynkv_node::{JoinError, NotServing};
-use dynkv_proto::{FailureCode, Outcome};
+use dynkv_proto::{FailureCode, Feature, Outcome};
 use dynkv_ring::{Change, Departure, Founding, Member};
 use dynkv_tests::{
     cluster::{Cluster, id},
@@ -45,13 +46,14 @@ async fn before_the_founding_nothing_is_served() {
 async fn an_administrator_founds_over_the_wire_and_all_members_learn_of_it() {
     let cluster = Cluster::unfounded(3).await;
     let writer = cluster.client(Role::Writer).await;
-    let founding = Change::Found(cluster.founding());
-    assert_refused(writer.propose(founding.clone(), cluster.addresses()).await, FailureCode::Forbidden);
+    let found = |client: &Client| client.found(cluster.founding(), Feature::ALL, cluster.addresses());
+    assert_refused(found(&writer).await, FailureCode::Forbidden);
 
     let admin = cluster.client(Role::Admin).await;
     let second = cluster.node(id("n2")).info().address.clone();
-    admin.propose(founding, cluster.addresses()).at(second).await.unwrap();
+    found(&admin).at(second).await.unwrap();
     cluster.settled().await;
+    assert!(Feature::ALL.iter().all(|feature| admin.view().features().is_on(*feature)));
     admin.put("b", "k", "v").w(3).await.unwrap();
     // The one who connected before the founding, too, once it has looked.
     writer.refresh().await.unwrap();

@@ -15,3 +15,4 @@ mod security;
 mod settlement;
 mod siblings;
 mod support;
+mod upgrade;

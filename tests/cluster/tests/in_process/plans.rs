@@ -2,7 +2,7 @@
 
 use dynkv_client::Client;
 use dynkv_net::Role;
-use dynkv_proto::{Digest, FailureCode};
+use dynkv_proto::{Digest, FailureCode, Feature};
 use dynkv_ring::{Change, Member, Plan};
 use dynkv_tests::{
     cluster::{Cluster, bucket_change, id},
@@ -19,7 +19,7 @@ fn plan(client: &Client, changes: impl IntoIterator<Item = Change>) -> Plan {
     Plan::new(client.view().history(), changes).unwrap()
 }
 
-/// Waits until all nodes have the founding, each node's disk and so many changes, and returns the digest of that history.
+/// Waits until all nodes have the founding with its features, each node's disk and so many changes, and returns the digest of that history.
 async fn agreed(cluster: &Cluster, changes: usize) -> Digest {
     let client = cluster.client(Role::Reader).await;
     eventually("all nodes have the same history", async || {
@@ -29,7 +29,8 @@ async fn agreed(cluster: &Cluster, changes: usize) -> Digest {
                 return None;
             }
         }
-        (view.history().len() == 1 + cluster.running().count() + changes).then(|| view.digest())
+        (view.history().len() == 1 + Feature::ALL.len() + cluster.running().count() + changes)
+            .then(|| view.digest())
     })
     .await
 }

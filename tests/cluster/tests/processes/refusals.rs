@@ -149,14 +149,20 @@ fn changes_of_members_are_planned_applied_and_shown() {
     let all: Value = serde_json::from_str(&fleet.run(&["cluster", "history", "--json"]).ok()).unwrap();
     let mut kinds: Vec<&str> =
         all["entries"].as_array().unwrap().iter().map(|e| e["entry"]["change"].as_str().unwrap()).collect();
-    assert_eq!(kinds.len(), 7, "{all}");
+    assert_eq!(kinds.len(), 8, "{all}");
     kinds.retain(|kind| *kind != "disk");
-    assert_eq!(kinds, ["found", "bucket", "place", "bucket"]);
+    assert_eq!(kinds, ["found", "feature", "bucket", "place", "bucket"]);
     assert!(all["entries"].as_array().unwrap().iter().all(|entry| entry["effect"] == true), "{all}");
-    let page = fleet.run(&["cluster", "history", "--after", "5", "--limit", "1"]).ok();
+    let page = fleet.run(&["cluster", "history", "--after", "6", "--limit", "1"]).ok();
     let lines: Vec<&str> = page.lines().collect();
     assert!(lines[1].contains("n1 is in zone default, host rack 7") && lines[1].ends_with("yes"), "{page}");
-    assert!(lines[2].starts_with("7 entries") && lines[2].ends_with("--after 6"), "{page}");
+    assert!(lines[2].starts_with("8 entries") && lines[2].ends_with("--after 7"), "{page}");
+
+    // A new cluster has what its nodes know.
+    let features = fleet.run(&["cluster", "features"]).ok();
+    assert!(features.lines().nth(1).unwrap().starts_with("moving   on "), "{features}");
+    assert!(fleet.run(&["cluster", "enable", "moving"]).ok().contains("was switched on before"));
+    fleet.run(&["cluster", "enable", "mooving"]).fails(2, "use one of moving");
 
     // A node that is down: what it is known to keep, and what the others have, is said.
     fleet.kill(2);

@@ -11,6 +11,7 @@ mod network;
 mod processes;
 mod repair;
 mod settling;
+mod upgrade;
 
 use dynkv_sim::{
     batch::{cores, run_all},

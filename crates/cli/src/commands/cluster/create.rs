@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
-use dynkv_client::proto::{Digest, NodeInfo, StatusReply};
-use dynkv_client::ring::{Change, Founding, History, PartitionCount};
+use dynkv_client::proto::{Digest, Feature, FeatureSet, NodeInfo, StatusReply};
+use dynkv_client::ring::{Founding, History, PartitionCount};
 use dynkv_client::{Client, Error};
 use serde_json::json;
 use tokio::task::JoinSet;
@@ -78,10 +78,12 @@ impl Create {
             let client = self.connection.client_of(&file).await?;
             let reachable = self.check_members(&client).await?;
             // Answers mean that there is at least one: otherwise the client would not have connected, or all were refused.
-            let Some(first) = reachable.first() else {
+            let Some((first, _)) = reachable.first() else {
                 return Err(CliError::Unreachable("none of the members answers: start them first".into()));
             };
-            self.found(&client, first).await?;
+            let features = self.features(&reachable);
+            self.found(&client, first, &features).await?;
+            let reachable: Vec<&MemberSpec> = reachable.into_iter().map(|(spec, _)| spec).collect();
             let late = self.wait_serving(&client, &reachable).await;
             let members = output::count(self.member.len() as u64, "member");
             if self.json {
@@ -90,6 +92,7 @@ impl Create {
                     "members": self.member.iter().map(|spec| spec.member.id.to_string()).collect::<Vec<_>>(),
                     "partitions": self.partitions.get(),
                     "replicas": self.replicas,
+                    "features": features.iter().map(|feature| feature.name()).collect::<Vec<_>>(),
                     "serving": late.is_empty(),
                 }))?;
             }
@@ -108,6 +111,11 @@ impl Create {
                     output::count(skipped as u64, "member")
                 ));
             }
+            for feature in Feature::ALL.into_iter().filter(|feature| !features.contains(feature)) {
+                output::note(format_args!(
+                    "the feature {feature} is off, since not every member has said that it knows it: see `dyn cluster features`"
+                ));
+            }
             if usize::from(self.replicas) > self.member.len() {
                 output::note(format_args!(
                     "{} replicas are wanted and there are {members}: each key is kept by all of them",
@@ -124,8 +132,8 @@ impl Create {
         })
     }
 
-    /// Asks every member who it is; returns those that answered.
-    async fn check_members(&self, client: &Client) -> Result<Vec<&MemberSpec>, CliError> {
+    /// Asks every member who it is; returns those that answered, and what they know.
+    async fn check_members(&self, client: &Client) -> Result<Vec<(&MemberSpec, FeatureSet)>, CliError> {
         let mut reachable = Vec::new();
         let mut silent = Vec::new();
         for (index, answer) in ask(client, &self.member.iter().collect::<Vec<_>>()).await {
@@ -133,7 +141,7 @@ impl Create {
             match answer {
                 Ok(status) => {
                     check_member(spec, &status)?;
-                    reachable.push(spec);
+                    reachable.push((spec, status.features));
                 }
                 Err(error) => silent.push(format!("{}: {error}", spec.member.id)),
             }
@@ -147,7 +155,16 @@ impl Create {
         Ok(reachable)
     }
 
-    async fn found(&self, client: &Client, at: &MemberSpec) -> Result<(), CliError> {
+    /// What the cluster begins with: what all members know. One that does not answer may be of any version.
+    fn features(&self, answered: &[(&MemberSpec, FeatureSet)]) -> Vec<Feature> {
+        let all_know = |feature: &Feature| answered.iter().all(|(_, knows)| knows.contains(*feature));
+        match answered.len() == self.member.len() {
+            true => Feature::ALL.into_iter().filter(all_know).collect(),
+            false => Vec::new(),
+        }
+    }
+
+    async fn found(&self, client: &Client, at: &MemberSpec, features: &[Feature]) -> Result<(), CliError> {
         let founding = Founding {
             cluster: client.cluster().to_owned(),
             partitions: self.partitions,
@@ -163,8 +180,8 @@ impl Create {
             version: String::new(),
         };
         let nodes = self.member.iter().map(info).collect();
-        let propose = client.propose(Change::Found(founding), nodes).at(&at.address);
-        propose.await.map(drop).map_err(CliError::of("cluster create"))
+        let found = client.found(founding, features.iter().copied(), nodes).at(&at.address);
+        found.await.map(drop).map_err(CliError::of("cluster create"))
     }
 
     /// Waits until all of `members` serve; what those that do not say after the time is up.
@@ -263,6 +280,7 @@ mod tests {
             hints: 0,
             oldest_hint_s: None,
             settling_paused: String::new(),
+            features: FeatureSet::known(),
         };
         assert!(check_member(&spec, &status("n1", false, nothing)).is_ok());
         let exit = |status| check_member(&spec, &status).unwrap_err().exit();

@@ -1,6 +1,6 @@
 //! Changes of the history, for people and for programs.
 
-use dynkv_client::proto::{BUCKET_CHANGE_KIND, BucketChange};
+use dynkv_client::proto::{BUCKET_CHANGE_KIND, BucketChange, FEATURE_CHANGE_KIND, FeatureChange};
 use dynkv_client::ring::{Change, Member};
 use serde_json::{Value, json};
 
@@ -30,12 +30,13 @@ pub(super) fn text(change: &Change) -> String {
             format!("{node} is in {}", domains(&place))
         }
         Change::Disk { node, disk } => format!("{node} stores on disk {disk:016x}"),
-        Change::Other { kind, payload } => match bucket(change) {
-            Some(change) => {
+        Change::Other { kind, payload } => match (bucket(change), feature(change)) {
+            (Some(change), _) => {
                 let set = set_properties(&change).into_iter().map(|(name, value)| format!("{name}={value}"));
                 format!("bucket {}: {}", change.bucket, set.collect::<Vec<_>>().join(" "))
             }
-            None => format!(
+            (None, Some(change)) => format!("the feature {} is switched on", change.name),
+            (None, None) => format!(
                 "a change of kind {kind} that this version does not know, {}",
                 output::bytes(payload.len() as u64)
             ),
@@ -58,6 +59,14 @@ fn domains(member: &Member) -> String {
 pub(super) fn bucket(change: &Change) -> Option<BucketChange> {
     match change {
         Change::Other { kind: BUCKET_CHANGE_KIND, payload } => BucketChange::from_payload(payload).ok(),
+        _ => None,
+    }
+}
+
+/// The feature that is switched on, if it is that.
+fn feature(change: &Change) -> Option<FeatureChange> {
+    match change {
+        Change::Other { kind: FEATURE_CHANGE_KIND, payload } => FeatureChange::from_payload(payload).ok(),
         _ => None,
     }
 }
@@ -130,19 +139,24 @@ pub(super) fn as_json(change: &Change) -> Value {
         Change::Disk { node, disk } => {
             json!({"change": "disk", "node": node.to_string(), "disk": format!("{disk:016x}")})
         }
-        Change::Other { kind, payload } => match bucket(change) {
-            Some(change) => {
+        Change::Other { kind, payload } => match (bucket(change), feature(change)) {
+            (Some(change), _) => {
                 let set =
                     set_properties(&change).into_iter().map(|(name, value)| (name.to_owned(), value.into()));
                 json!({"change": "bucket", "bucket": change.bucket, "set": Value::Object(set.collect())})
             }
-            None => json!({"change": "other", "kind": kind, "bytes": payload.len()}),
+            (None, Some(change)) => {
+                json!({"change": "feature", "feature": change.name, "number": change.number, "since": change.since})
+            }
+            (None, None) => json!({"change": "other", "kind": kind, "bytes": payload.len()}),
         },
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use dynkv_client::proto::Feature;
+
     use super::*;
 
     #[test]
@@ -166,6 +180,7 @@ mod tests {
                 "place",
             ),
             (Change::Disk { node, disk: 10 }, "n4 stores on disk 000000000000000a", "disk"),
+            (Feature::Moving.to_change(), "the feature moving is switched on", "feature"),
             (carts.to_change(), "bucket carts: r=1 conflict=lww grace_ms=60000", "bucket"),
             (
                 Change::Other { kind: 300, payload: vec![0; 5] },

@@ -4,7 +4,9 @@ mod apply;
 mod changes;
 mod create;
 mod describe;
+mod enable;
 pub(super) mod estimate;
+pub(super) mod features;
 mod history;
 mod plan;
 mod risk;
@@ -21,7 +23,7 @@ use crate::exit::Exit;
 /// A node that is up answers sooner; waiting longer for one that is down helps nobody.
 const ANSWER_WITHIN: Duration = Duration::from_millis(2500);
 
-/// Found a cluster, plan and make changes of its members, and see those that were made
+/// Found a cluster, plan and make changes of its members, see those that were made, and switch on features
 #[derive(Debug, Args)]
 pub(crate) struct Cluster {
     #[command(subcommand)]
@@ -34,6 +36,8 @@ enum ClusterCommand {
     Plan(plan::PlanCommand),
     Apply(apply::Apply),
     History(history::HistoryCommand),
+    Features(features::FeaturesCommand),
+    Enable(enable::Enable),
 }
 
 impl Cluster {
@@ -43,6 +47,8 @@ impl Cluster {
             ClusterCommand::Plan(plan) => block_on(plan.run()),
             ClusterCommand::Apply(apply) => block_on(apply.run()),
             ClusterCommand::History(history) => block_on(history.run()),
+            ClusterCommand::Features(features) => block_on(features.run()),
+            ClusterCommand::Enable(enable) => block_on(enable.run()),
         }
     }
 }

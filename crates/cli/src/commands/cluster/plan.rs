@@ -67,7 +67,10 @@ pub(super) fn make(client: &Client, changes: &Changes) -> Result<Plan, CliError>
     check_founded(client)?;
     let view = client.view();
     let changes = changes.resolve(view.membership())?;
-    Plan::new(view.history(), changes).map_err(refusal)
+    let plan = Plan::new(view.history(), changes).map_err(refusal)?;
+    let possible = view.features().check(&plan);
+    possible.map_err(|off| CliError::Refused(format!("this cannot be done: {off}")))?;
+    Ok(plan)
 }
 
 fn refusal(error: PlanError) -> CliError {

@@ -267,7 +267,7 @@ fn names(nodes: &[NodeId]) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use dynkv_client::proto::{Digest, NodeInfo, NodeLoad, PeerStatus, StatusReply};
+    use dynkv_client::proto::{Digest, FeatureSet, NodeInfo, NodeLoad, PeerStatus, StatusReply};
     use dynkv_client::ring::{Change, Entry, Founding, History, Member, PartitionCount};
 
     use super::*;
@@ -295,6 +295,7 @@ pub(super) mod tests {
             hints: 0,
             oldest_hint_s: None,
             settling_paused: String::new(),
+            features: FeatureSet::known(),
         }
     }
 
@@ -312,6 +313,7 @@ pub(super) mod tests {
             boot: 1,
             version: String::new(),
             load: Some(NodeLoad { records: 1, disk_bytes: 1, hints, oldest_hint_s: None }),
+            features: Some(FeatureSet::known()),
         }
     }
 
