@@ -10,7 +10,7 @@ use std::{
 
 use dynkv_net::{BindError, Endpoint, Identity, Options};
 use dynkv_proto::{Failure, Feature, FeatureSet, NodeInfo};
-use dynkv_ring::{Change, Founding, Member, Membership, NodeId, PartitionId};
+use dynkv_ring::{Change, Founding, History, Member, Membership, NodeId, PartitionId};
 use thiserror::Error;
 use tokio::{
     sync::Semaphore,
@@ -421,6 +421,11 @@ impl Node {
             }
             changed.changed().await;
         }
+    }
+
+    /// The changes of members and buckets that it knows. They are on its disk.
+    pub fn history(&self) -> History {
+        self.shared.cluster.view().history.clone()
     }
 
     /// What its history says of the members of the cluster.

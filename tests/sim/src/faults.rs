@@ -159,6 +159,7 @@ impl<'a> Nemesis<'a> {
                 if let Some(copy) = self.copies.remove(&index) {
                     world.kill(*node);
                     world.hosts[*node].disk.restore(&copy);
+                    world.hosts[*node].known = None;
                 }
             }
             What::Clone(node) => {

@@ -167,6 +167,7 @@ async fn simulate(plan: &Plan, log: &RefCell<Option<Log>>) -> Report {
             trees_are_right(&seen)?;
         }
         only_old_disks_are_set_aside(&world, plan)?;
+        histories_grow(&world)?;
         // What some have dropped and others have not is given back by reads.
         if !restart && plan.keeps_processes() && !plan.compares_replicas() && !plan.may_settle() {
             nothing_is_lost_on_the_way(&seen)?;
@@ -199,6 +200,18 @@ fn only_old_disks_are_set_aside(world: &World, plan: &Plan) -> Result<(), Violat
             promise: "only an old copy of a disk is set aside",
             key: None,
             what: format!("that of {node} was"),
+        }),
+    }
+}
+
+/// What a node has heard of the members it knows for ever.
+fn histories_grow(world: &World) -> Result<(), Violation> {
+    match world.forgetful.first() {
+        None => Ok(()),
+        Some(node) => Err(Violation {
+            promise: "a node's history never shrinks",
+            key: None,
+            what: format!("{node} knew less of it after a restart"),
         }),
     }
 }

@@ -19,7 +19,7 @@ use dynkv_net::{
 };
 use dynkv_node::{Env, Node, NotServing, Parts};
 use dynkv_proto::{FeatureSet, NodeInfo};
-use dynkv_ring::{Departure, Founding, Member, Membership, NodeId, PartitionCount};
+use dynkv_ring::{Departure, Founding, History, Member, Membership, NodeId, PartitionCount};
 use rand::{Rng, RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 
@@ -45,6 +45,8 @@ pub struct Host {
     pub disk: Disk,
     /// What the version knows that the node is started with.
     pub features: FeatureSet,
+    /// What the last process has known of the history, and on which disk.
+    pub(crate) known: Option<(u64, History)>,
     identity: Identity,
     process: Option<Process>,
     skew_ms: Arc<AtomicI64>,
@@ -52,6 +54,7 @@ pub struct Host {
 
 struct Process {
     node: Node,
+    disk: u64,
     gate: Gate,
 }
 
@@ -73,6 +76,8 @@ pub struct World {
     pub gone: BTreeSet<usize>,
     /// Nodes of which a disk that is no more in use was set aside as an old one.
     set_aside: BTreeSet<NodeId>,
+    /// Nodes that knew less of the history when they were started again on the same disk.
+    pub forgetful: BTreeSet<NodeId>,
     /// Sums of the counters of all nodes that have ended, by name.
     counters: BTreeMap<String, u64>,
     authority: CertificateAuthority,
@@ -95,6 +100,7 @@ impl World {
                 address: SocketAddr::from(([10, 0, 0, number], 7400)),
                 disk: Disk::new(random.next_u64()),
                 features: FeatureSet::known(),
+                known: None,
                 identity: identity(&authority, &name),
                 process: None,
                 skew_ms: Arc::new(AtomicI64::new(0)),
@@ -111,6 +117,7 @@ impl World {
             seedless: false,
             gone: BTreeSet::new(),
             set_aside: BTreeSet::new(),
+            forgetful: BTreeSet::new(),
             counters: BTreeMap::new(),
             authority,
             random,
@@ -159,7 +166,11 @@ impl World {
         let (hint_bytes_max, features) = (dynkv_node::HINT_BYTES_MAX, host.features.clone());
         let parts = Parts { endpoint, storage, env, info, seeds, hint_bytes_max, anti_entropy, features };
         let node = Node::assemble(parts).expect("a disk holds what a node wrote");
-        host.process = Some(Process { node, gate });
+        let (before, now) = (host.known.take().filter(|(disk, _)| *disk == label.id), node.history());
+        if before.is_some_and(|(_, before)| !before.missing_from(&now).is_empty()) {
+            self.forgetful.insert(host.id);
+        }
+        host.process = Some(Process { node, disk: label.id, gate });
         self.log.note(format!("{} starts at {}, boot {}", host.id, host.address, label.boots));
     }
 
@@ -257,7 +268,8 @@ impl World {
     fn end(&mut self, index: usize) {
         let host = &mut self.hosts[index];
         self.network.unbind(host.address);
-        if let Some(Process { node, gate }) = host.process.take() {
+        if let Some(Process { node, disk, gate }) = host.process.take() {
+            host.known = Some((disk, node.history()));
             add_counters(&mut self.counters, &node);
             if has_old_disk(&node) {
                 self.set_aside.insert(host.id);
@@ -300,6 +312,7 @@ impl World {
             address: SocketAddr::from(([10, 0, 2, self.moves], 7400)),
             disk,
             features: host.features.clone(),
+            known: None,
             identity: host.identity.clone(),
             process: None,
             skew_ms: host.skew_ms.clone(),
