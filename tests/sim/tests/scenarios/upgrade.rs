@@ -3,7 +3,7 @@
 use dynkv_sim::{
     buckets::Bucket,
     history::Key,
-    plan::{MemberChange, Plan, Release, What},
+    plan::{MemberChange, Place, Plan, Release, What},
 };
 
 use crate::{check_some, saw, saw_no};
@@ -27,8 +27,8 @@ fn busy(seed: u64, duration_ms: u64) -> Plan {
     Plan::quiet(seed, 3, duration_ms).old().spares(1).random_sessions(2, &keys)
 }
 
-/// Three old nodes become new ones, one after the other; one of them goes back once more in between. As long as one is old nothing may be switched on, and
-/// nobody may join; then both. A node that is started with the old version after that refuses, until it is started with the new one.
+/// Three old nodes become new ones, one after the other; one of them goes back once more in between. As long as one is old nothing may be switched on, whichever new
+/// node is asked, and nobody may join; then both. A node that is started with the old version after that refuses, until it is started with the new one.
 #[test]
 fn rolling_upgrade() {
     check_some(
@@ -36,8 +36,12 @@ fn rolling_upgrade() {
         |seed| {
             let turn = seed as usize;
             let [first, second, third] = [0, 1, 2].map(|node| (node + turn) % 3);
-            let join = || What::Change(MemberChange::Join(3));
-            let mut plan = busy(seed, 62_000).fault(500, 0, join()).fault(500, 0, What::Enable);
+            let join = |node| What::Change(MemberChange::Join(node));
+            let mut plan = busy(seed, 62_000).spares(1).fault(500, 0, join(4)).fault(500, 0, What::Enable);
+            // The operator asks those that are new first.
+            for (from, to) in [(Place::Operator, Place::Node(third)), (Place::Node(third), Place::Operator)] {
+                plan = plan.fault(400, REFUSED_FOR_MS, What::Cut(from, to));
+            }
             for (at_ms, node, release) in [
                 (1_000, first, Release::New),
                 (5_000, second, Release::New),
@@ -49,7 +53,7 @@ fn rolling_upgrade() {
             ] {
                 plan = restart(plan, at_ms + 100 * seed, node, release);
             }
-            plan.fault(36_000, 0, What::Enable).fault(38_000, 0, join())
+            plan.fault(36_000, 0, What::Enable).fault(38_000, 0, join(3))
         },
         |report| {
             assert_eq!((report.seen["upgrades"], report.seen["changes refused"]), (9, 2));
