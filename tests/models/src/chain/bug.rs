@@ -91,4 +91,16 @@ bugs! {
     StrictAcksKept "strict acknowledgements kept across epochs" 200_000,
     /// The last chunk marks a transfer as done.
     LostChunk "transfer marked done after a lost chunk" 200_000,
+    /// A proposer takes its decision into effect although its node has promised more since.
+    DecisionDespitePromise "a decision despite a higher promise" 200_000,
+    /// A proposer's own node has not promised its ballot when it chooses.
+    ProposerNotPromised "a proposer has not promised itself" 200_000,
+    /// A decision is told before the proposer has adopted it.
+    ToldBeforeAdopted "told before adopted" 200_000,
+    /// Everybody decides without those who are no members and shall not be.
+    EverybodyButOthers "everybody: only members old and new are asked" 200_000,
+    /// Where everybody decides, most of their acceptances are enough.
+    EverybodyMajority "everybody: most acceptances are enough" 200_000,
+    /// What a disk has told that is lost by now counts after everybody has decided without it.
+    LostDiskTells "everybody: lost disks may tell" 200_000,
 }

@@ -53,6 +53,8 @@ pub struct World {
     pub slow: Vec<u8>,
     /// Most proposals.
     pub proposals_max: u8,
+    /// The nodes that propose.
+    pub proposers: Vec<u8>,
     /// Most faults of each kind.
     pub faults_max: Faults,
     /// Answers may be lost.
@@ -75,7 +77,7 @@ pub struct World {
 
 /// Usual weights, in the order of [`Step::kind`].
 const WEIGHTS: [u32; Step::KINDS] =
-    [24, 4, 6, 24, 16, 24, 30, 24, 24, 16, 6, 2, 1, 8, 10, 8, 10, 6, 3, 3, 6, 6];
+    [24, 4, 6, 24, 16, 24, 30, 24, 24, 16, 6, 2, 1, 8, 10, 8, 10, 6, 3, 3, 6, 6, 24];
 
 impl World {
     /// Small worlds for the exhaustive search, with what each is about, the smallest first.
@@ -92,6 +94,7 @@ impl World {
             from_epoch: Vec::new(),
             slow: Vec::new(),
             proposals_max: 1,
+            proposers: vec![0],
             faults_max: Faults::default(),
             lossy: false,
             admits: false,
@@ -165,6 +168,10 @@ impl World {
         }
         let from_epoch = ops.iter().map(|_| [0, 0, 1, 2][random.random_range(0..4)]).collect();
         let slow = (0..random.random_range(0..=2)).map(|_| random.random_range(0..nodes)).collect();
+        let mut proposers: Vec<u8> =
+            (0..random.random_range(1..=3)).map(|_| random.random_range(0..nodes)).collect();
+        proposers.sort_unstable();
+        proposers.dedup();
         let mut weights = WEIGHTS;
         // Some kinds of steps are rare in this world, others frequent: what happens only when one waits for long happens, too.
         for weight in &mut weights {
@@ -183,10 +190,11 @@ impl World {
             from_epoch,
             slow,
             proposals_max: random.random_range(1..=5),
+            proposers,
             faults_max: Faults {
                 restarts: random.random_range(0..=2),
-                disks: random.random_range(0..=1),
-                removals: random.random_range(0..=1),
+                disks: [0, 0, 1, 1, 2, 3][random.random_range(0..6)],
+                removals: [0, 0, 1, 1, 1, 2][random.random_range(0..6)],
                 copies: random.random_range(0..=3),
             },
             lossy: random.random_bool(0.5),
@@ -264,6 +272,8 @@ impl World {
             target: 0,
             faults: Faults::default(),
             chosen: vec![members],
+            knew: vec![(0..self.nodes).map(|node| Member::new(node, 0)).collect()],
+            void: Vec::new(),
             acked: 0,
             lost: vec![0; self.ops.len()],
         }
