@@ -245,6 +245,11 @@ impl World {
             }
             check::choose(state, Config { epoch: config.epoch + 1, members }, seen)?;
         }
+        let attempt = &state.proposals[usize::from(proposal)];
+        if self.has(Bug::ToldBeforeAdopted) && !attempt.ended && self.is_decided(state, attempt) {
+            let by = attempt.by;
+            state.knew[usize::from(config.epoch) + 1].insert(by);
+        }
         Ok(())
     }
 

@@ -154,17 +154,8 @@ impl World {
     /// Whether a node can be told the configuration of `epoch`; in the calm only by those who are there.
     fn can_be_told(&self, state: &State, node: u8, epoch: u8) -> bool {
         let knew = state.knew[usize::from(epoch)];
-        let next = state.chosen[usize::from(epoch)];
-        let early = state.proposals.iter().any(|attempt| {
-            let this = attempt.config.epoch + 1 == epoch && attempt.choice == Some(next);
-            this && !attempt.ended && self.is_decided(state, attempt)
-        });
-        let heard = if self.calm {
-            knew.iter().any(|member| state.is_live(member))
-        } else {
-            state.can_hear(node, epoch)
-        };
-        heard || (early && self.has(Bug::ToldBeforeAdopted))
+        let there = || knew.iter().any(|member| state.is_live(member));
+        if self.calm { there() } else { state.can_hear(node, epoch) }
     }
 
     fn prepare_steps(&self, state: &State, proposal: u8, attempt: &Proposal, steps: &mut Vec<Step>) {

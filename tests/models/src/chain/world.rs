@@ -155,15 +155,20 @@ impl World {
             _ => (5, &[(3, 3)]),
         };
         let buckets: Vec<Bucket> = buckets.iter().map(|&(r, w)| Bucket { r, w }).collect();
-        let nodes = n + random.random_range(1..=3);
-        let founding = some(random, nodes, n);
-        let targets = (0..random.random_range(1..=3)).map(|_| some(random, nodes, n)).collect();
+        // Few members, disks that fail, news that spreads slowly: the members alone are soon too few, and what was decided is forgotten.
+        let fragile = random.random_bool(0.25);
+        let members = if fragile { random.random_range(1..=2) } else { n };
+        let (nodes, wanted) =
+            if fragile { (random.random_range(3..=4), 2) } else { (n + random.random_range(1..=3), n) };
+        let founding = some(random, nodes, members);
+        let targets = (0..random.random_range(1..=3)).map(|_| some(random, nodes, wanted)).collect();
         let mut ops = Vec::new();
-        for _ in 0..random.random_range(1..=4) {
+        let each_max = if fragile { 1 } else { 4 };
+        for _ in 0..random.random_range(1..=each_max) {
             let strict = random.random_bool(0.6);
             ops.push(Op::Put { bucket: random.random_range(0..buckets.len()), strict });
         }
-        for _ in 0..random.random_range(1..=4) {
+        for _ in 0..random.random_range(1..=each_max) {
             ops.push(Op::Read { bucket: random.random_range(0..buckets.len()) });
         }
         let from_epoch = ops.iter().map(|_| [0, 0, 1, 2][random.random_range(0..4)]).collect();
@@ -173,6 +178,11 @@ impl World {
         proposers.sort_unstable();
         proposers.dedup();
         let mut weights = WEIGHTS;
+        if fragile {
+            weights[Step::Tell { epoch: 0, node: 0 }.kind()] = 2;
+            weights[Step::Adopt { proposal: 0, by: 0 }.kind()] = 4;
+            weights[Step::LoseDisk { node: 0 }.kind()] = 10;
+        }
         // Some kinds of steps are rare in this world, others frequent: what happens only when one waits for long happens, too.
         for weight in &mut weights {
             *weight = match random.random_range(0..6) {
@@ -193,8 +203,8 @@ impl World {
             proposers,
             faults_max: Faults {
                 restarts: random.random_range(0..=2),
-                disks: [0, 0, 1, 1, 2, 3][random.random_range(0..6)],
-                removals: [0, 0, 1, 1, 1, 2][random.random_range(0..6)],
+                disks: if fragile { random.random_range(1..=3) } else { random.random_range(0..=2) },
+                removals: random.random_range(0..=if fragile { 2 } else { 1 }),
                 copies: random.random_range(0..=3),
             },
             lossy: random.random_bool(0.5),
