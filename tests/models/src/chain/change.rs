@@ -226,13 +226,13 @@ impl World {
         let (config, roster) = (attempt.config, attempt.roster);
         let members = attempt.choice.expect("the step comes after the choice");
         check::adopt(state, to.node(), config)?;
-        let others = state.lost_disks().without(roster);
+        let without = state.disks_without(roster);
         let node = state.node_mut(to.node());
         node.promise = node.promise.max(proposal + 1);
         node.unsealed = false;
         node.accepted = Some((proposal + 1, members));
         if !roster.is_empty() && !self.has(Bug::LostDiskTells) {
-            node.barred = node.barred.or(others);
+            node.barred = node.barred.or(without);
         }
         let attempt = &mut state.proposals[usize::from(proposal)];
         attempt.took.insert(to);

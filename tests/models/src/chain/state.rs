@@ -383,6 +383,15 @@ impl State {
             .collect()
     }
 
+    /// The disks that everybody decides without: of nodes that are gone, and those that came before the ones in the roster.
+    pub fn disks_without(&self, roster: Members) -> Members {
+        let earlier = roster.iter().flat_map(|last| (0..last.disk()).map(move |disk| (last.node(), disk)));
+        let decides = |id: u8| roster.iter().any(|member| member.node() == id);
+        let gone = (0u8..).zip(&self.nodes).filter(|&(id, node)| node.gone && !decides(id));
+        let gone = gone.flat_map(|(id, node)| (0..=node.disk).map(move |disk| (id, disk)));
+        earlier.chain(gone).map(|(id, disk)| Member::new(id, disk)).collect()
+    }
+
     /// Whether the configuration of `epoch` may reach a node: one that has adopted it is or was there to tell it.
     pub fn can_hear(&self, node: u8, epoch: u8) -> bool {
         let knew = self.knew.get(usize::from(epoch));

@@ -134,8 +134,33 @@ impl World {
                 "one of three members is replaced, by two proposers, with a restart; a put",
                 Self {
                     proposals_max: 2,
+                    proposers: vec![0, 3],
                     faults_max: Faults { restarts: 1, ..Faults::default() },
                     ..small(&[put])
+                },
+            ),
+            (
+                "the only member loses its disk, everybody decides, two proposers; a put",
+                Self {
+                    nodes: 3,
+                    founding: vec![0],
+                    targets: vec![vec![0, 1]],
+                    proposals_max: 2,
+                    proposers: vec![0, 1],
+                    faults_max: Faults { disks: 1, ..Faults::default() },
+                    ..small(&[put])
+                },
+            ),
+            (
+                "two members lose their disks, everybody decides, two proposers; nobody writes",
+                Self {
+                    nodes: 3,
+                    founding: vec![0, 1],
+                    targets: vec![vec![0, 2]],
+                    proposals_max: 2,
+                    proposers: vec![0, 2],
+                    faults_max: Faults { disks: 2, ..Faults::default() },
+                    ..small(&[])
                 },
             ),
             ("one of three members is replaced; two puts, a read", small(&[put, put, read])),
