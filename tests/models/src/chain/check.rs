@@ -16,8 +16,8 @@ const COPIES: &str = "an acknowledged write is on as many nodes as promised";
 const REST: &str = "what is under way comes to an end";
 const SURVIVES: &str = "an acknowledged write is on every member in the end";
 
-/// A configuration is decided, or taken for decided. It stays so as long as there is a disk that accepted it then, or has adopted it or one that
-/// follows it.
+/// A configuration is decided, or taken for decided. It stays so as long as there is a disk that has it
+/// for good.
 pub(super) fn choose(state: &mut State, config: Config, seen: &mut Seen) -> Result<(), Violation> {
     let epoch = usize::from(config.epoch);
     match state.chosen.get(epoch) {
@@ -37,15 +37,22 @@ pub(super) fn choose(state: &mut State, config: Config, seen: &mut Seen) -> Resu
     Ok(())
 }
 
-/// A disk that is not lost and accepted a configuration so that it was decided, or has adopted it or one that follows it.
+/// A disk that is not lost and has a configuration for good: it has adopted it, or one that follows it, or was one of the majority of
+/// members that accepted it. Where everybody has accepted, only the proposer has it for good, unless it has promised more since.
 fn left_of(state: &State, config: Config) -> Option<Member> {
-    let epoch = usize::from(config.epoch);
-    let attempts = state.proposals.iter().filter(|attempt| {
+    let taken = (1u8..).zip(&state.proposals).filter(|(_, attempt)| {
         attempt.config.epoch + 1 == config.epoch
             && attempt.choice == Some(config.members)
             && attempt.is_taken()
     });
-    let all = attempts.map(|attempt| attempt.took).chain(state.knew[epoch..].iter().copied());
+    let accepted = taken.map(|(ballot, attempt)| {
+        let held = !attempt.ended && state.node(attempt.by.node()).promise <= ballot;
+        match attempt.roster.is_empty() {
+            true => attempt.took,
+            false => [attempt.by].into_iter().filter(|_| held).collect(),
+        }
+    });
+    let all = accepted.chain(state.knew[usize::from(config.epoch)..].iter().copied());
     all.flat_map(Members::iter).find(|&member| state.is_live(member))
 }
 

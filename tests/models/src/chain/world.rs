@@ -131,15 +131,6 @@ impl World {
                 },
             ),
             (
-                "one of three members is replaced, by two proposers, with a restart; a put",
-                Self {
-                    proposals_max: 2,
-                    proposers: vec![0, 3],
-                    faults_max: Faults { restarts: 1, ..Faults::default() },
-                    ..small(&[put])
-                },
-            ),
-            (
                 "the only member loses its disk, everybody decides, two proposers; a put",
                 Self {
                     nodes: 3,
@@ -152,13 +143,34 @@ impl World {
                 },
             ),
             (
-                "two members lose their disks, everybody decides, two proposers; nobody writes",
+                "one of three members is replaced, by two proposers, with a restart; a put",
+                Self {
+                    proposals_max: 2,
+                    proposers: vec![0, 3],
+                    faults_max: Faults { restarts: 1, ..Faults::default() },
+                    ..small(&[put])
+                },
+            ),
+            (
+                "two members lose their disks, everybody decides, two proposers; a put",
                 Self {
                     nodes: 3,
                     founding: vec![0, 1],
                     targets: vec![vec![0, 2]],
                     proposals_max: 2,
                     proposers: vec![0, 2],
+                    faults_max: Faults { disks: 2, ..Faults::default() },
+                    ..small(&[put])
+                },
+            ),
+            (
+                "the only member and another lose their disks, everybody decides, three proposals",
+                Self {
+                    nodes: 3,
+                    founding: vec![0],
+                    targets: vec![vec![0, 1]],
+                    proposals_max: 3,
+                    proposers: vec![1, 2],
                     faults_max: Faults { disks: 2, ..Faults::default() },
                     ..small(&[])
                 },
@@ -181,7 +193,7 @@ impl World {
         };
         let buckets: Vec<Bucket> = buckets.iter().map(|&(r, w)| Bucket { r, w }).collect();
         // Few members, disks that fail, news that spreads slowly: the members alone are soon too few, and what was decided is forgotten.
-        let fragile = random.random_bool(0.25);
+        let fragile = random.random_bool(0.25) || bug.is_some_and(Bug::is_of_few);
         let members = if fragile { random.random_range(1..=2) } else { n };
         let (nodes, wanted) =
             if fragile { (random.random_range(3..=4), 2) } else { (n + random.random_range(1..=3), n) };
