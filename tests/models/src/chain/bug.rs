@@ -110,7 +110,7 @@ bugs! {
     /// A proposer takes its decision into effect although its node has promised more since.
     DecisionDespitePromise "a decision despite a higher promise" 200_000,
     /// A proposer's own node has not promised its ballot when it chooses.
-    ProposerNotPromised "a proposer has not promised itself" 1_000_000,
+    ProposerNotPromised "a proposer has not promised itself" 5_000_000,
     /// A decision is told before the proposer has adopted it.
     ToldBeforeAdopted "told before adopted" 200_000,
     /// Everybody decides without those who are no members and shall not be.

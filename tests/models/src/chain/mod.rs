@@ -53,6 +53,7 @@ pub const SOMETIMES: &[&str] = &[
     "sloppy puts acknowledged",
     "strict puts acknowledged",
     "strict reads that had something to miss",
+    "the end: nobody whom operators want is left",
     "the end: operators have got what they want",
     "what only lost disks had adopted is void",
     "what only lost disks had accepted is void",
