@@ -239,7 +239,8 @@ impl World {
         if heard && !attempt.ended {
             attempt.accepted.insert(to);
         }
-        if attempt.is_taken() {
+        let attempt = &state.proposals[usize::from(proposal)];
+        if attempt.is_taken() && (roster.is_empty() || state.may_adopt(attempt, proposal + 1)) {
             if usize::from(config.epoch) + 1 == state.chosen.len() {
                 seen.note(if members == config.members { "changes aborted" } else { "changes decided" });
             }
@@ -248,6 +249,7 @@ impl World {
         let attempt = &state.proposals[usize::from(proposal)];
         if self.has(Bug::ToldBeforeAdopted) && !attempt.ended && self.is_decided(state, attempt) {
             let by = attempt.by;
+            check::choose(state, Config { epoch: config.epoch + 1, members }, seen)?;
             state.knew[usize::from(config.epoch) + 1].insert(by);
         }
         Ok(())

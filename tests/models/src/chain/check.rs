@@ -46,11 +46,10 @@ fn left_of(state: &State, config: Config) -> Option<Member> {
             && attempt.is_taken()
     });
     let accepted = taken.map(|(ballot, attempt)| {
-        let held = !attempt.ended && state.node(attempt.by.node()).promise <= ballot;
-        match attempt.roster.is_empty() {
-            true => attempt.took,
-            false => [attempt.by].into_iter().filter(|_| held).collect(),
+        if attempt.roster.is_empty() {
+            return attempt.took;
         }
+        [attempt.by].into_iter().filter(|_| state.may_adopt(attempt, ballot)).collect()
     });
     let all = accepted.chain(state.knew[usize::from(config.epoch)..].iter().copied());
     all.flat_map(Members::iter).find(|&member| state.is_live(member))

@@ -392,6 +392,12 @@ impl State {
         earlier.chain(gone).map(|(id, disk)| Member::new(id, disk)).collect()
     }
 
+    /// Whether the proposer of the attempt with this ballot will adopt what it has chosen, if it hears that it is decided.
+    pub fn may_adopt(&self, attempt: &Proposal, ballot: u8) -> bool {
+        let node = self.node(attempt.by.node());
+        !attempt.ended && node.config.epoch == attempt.config.epoch && node.promise <= ballot
+    }
+
     /// Whether the configuration of `epoch` may reach a node: one that has adopted it is or was there to tell it.
     pub fn can_hear(&self, node: u8, epoch: u8) -> bool {
         let knew = self.knew.get(usize::from(epoch));
