@@ -12,7 +12,7 @@ use dynkv_models::{
 };
 
 /// As many worlds as are searched in a few seconds. The larger ones: `cargo run --release -p dynkv-models -- chain --exhaustive 300`.
-const WORLDS: usize = 3;
+const WORLDS: usize = 4;
 
 #[test]
 fn random_schedules_hold_and_see_everything() {

@@ -18,6 +18,22 @@ macro_rules! bugs {
             }
         }
 
+        impl Bug {
+            /// Whether it shows only where disks are lost until the members are too few: only such worlds are drawn for it.
+            pub fn is_of_few(self) -> bool {
+                use Bug::*;
+                matches!(
+                    self,
+                    DecisionDespitePromise
+                        | ProposerNotPromised
+                        | ToldBeforeAdopted
+                        | EverybodyButOthers
+                        | EverybodyMajority
+                        | LostDiskTells
+                )
+            }
+        }
+
         impl fmt::Display for Bug {
             fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
                 to.pad(match self { $(Bug::$name => $text,)+ })
@@ -44,7 +60,7 @@ bugs! {
     /// Removed nodes stand in for seals wherever q is asked for, also where the seals' data is.
     DeadStandInForData "a dead member stands in for data" 5_000_000,
     /// Removed nodes count for the majority.
-    DeadVote "a dead member votes" 200_000,
+    DeadVote "a dead member votes" 1_000_000,
     /// A member that has accepted a configuration without itself hands over and drops before the decision.
     DropBeforeDecision "drop before the decision" 200_000,
     /// A node that is no member drops at once.
@@ -91,4 +107,16 @@ bugs! {
     StrictAcksKept "strict acknowledgements kept across epochs" 200_000,
     /// The last chunk marks a transfer as done.
     LostChunk "transfer marked done after a lost chunk" 200_000,
+    /// A proposer takes its decision into effect although its node has promised more since.
+    DecisionDespitePromise "a decision despite a higher promise" 200_000,
+    /// A proposer's own node has not promised its ballot when it chooses.
+    ProposerNotPromised "a proposer has not promised itself" 5_000_000,
+    /// A decision is told before the proposer has adopted it.
+    ToldBeforeAdopted "told before adopted" 200_000,
+    /// Everybody decides without those who are no members and shall not be.
+    EverybodyButOthers "everybody: only members old and new are asked" 200_000,
+    /// Where everybody decides, most of their acceptances are enough.
+    EverybodyMajority "everybody: most acceptances are enough" 1_000_000,
+    /// What a disk has told that is lost by now counts after everybody has decided without it.
+    LostDiskTells "everybody: lost disks may tell" 200_000,
 }

@@ -12,9 +12,9 @@ use crate::engine::{Seen, Violation};
 impl World {
     pub(super) fn change(&self, state: &mut State, step: &Step, seen: &mut Seen) -> Result<(), Violation> {
         match *step {
-            Step::Propose { epoch } => {
+            Step::Propose { epoch, by } => {
                 let config = Config { epoch, members: state.chosen[usize::from(epoch)] };
-                state.proposals.push(Proposal::new(config));
+                state.proposals.push(Proposal::new(config, state.member(by)));
                 seen.note("changes proposed");
                 Ok(())
             }
@@ -25,11 +25,9 @@ impl World {
             }
             Step::Sync { proposal, by, from, chunk } => self.sync(state, proposal, by, from, chunk, seen),
             Step::Accept { proposal, to, heard } => self.accept(state, proposal, to, heard, seen),
-            Step::Tell { proposal, node } => {
-                let attempt = &state.proposals[usize::from(proposal)];
-                let members = attempt.choice.expect("what is decided was chosen");
-                let next = Config { epoch: attempt.config.epoch + 1, members };
-                check::adopt(state, node, next)
+            Step::Adopt { proposal, by } => self.take_effect(state, proposal, by, seen),
+            Step::Tell { epoch, node } => {
+                check::adopt(state, node, Config { epoch, members: state.chosen[usize::from(epoch)] })
             }
             _ => Ok(()),
         }
@@ -54,7 +52,7 @@ impl World {
         seen.note("seals");
         let accepted = node.accepted;
         let attempt = &mut state.proposals[usize::from(proposal)];
-        if heard && attempt.choice.is_none() {
+        if heard && !attempt.ended && attempt.choice.is_none() {
             attempt.promised.insert(to);
             attempt.best = attempt.best.max(accepted);
         }
@@ -71,7 +69,7 @@ impl World {
     pub(super) fn is_enough(&self, state: &State, attempt: &Proposal) -> bool {
         let config = attempt.config;
         let m = config.members.len();
-        let sealed = attempt.promised.len();
+        let sealed = attempt.promised.and(config.members).len();
         let gone = config.members.iter().filter(|member| state.node(member.node()).gone);
         let dead = gone.filter(|&member| !attempt.promised.contains(member)).count() as u8;
         let (mut w, mut r) = (self.least_w(config), self.least_r(config));
@@ -90,11 +88,49 @@ impl World {
         votes >= majority && (taken_over || read >= every_put && sealed + dead >= no_quorum) && sealed > 0
     }
 
+    /// Whether the members whose disks are left can never be enough, whoever of them promises.
+    pub(super) fn is_too_few(&self, state: &State, config: Config) -> bool {
+        let m = config.members.len();
+        let live = config.members.iter().filter(|&member| state.is_live(member)).count() as u8;
+        let gone = config.members.iter().filter(|member| state.node(member.node()).gone).count() as u8;
+        let (w, r) = (self.least_w(config), self.least_r(config));
+        live < config.majority() || live < m - w + 1 || live + gone < m - r.min(w) + 1
+    }
+
+    /// How a proposer may go on: `None`, not yet; nobody, as usual; or everybody, where the members alone are too few:
+    ///
+    /// - every node that is not gone has promised, with the disk it has. So every member has promised, or its disk is lost or it is
+    ///   gone: a put that no promise shows was on lost disks alone;
+    /// - so has the node of every other proposer, whose decision is void with that or known by now.
+    pub(super) fn may_choose(&self, state: &State, attempt: &Proposal) -> Option<Members> {
+        if !attempt.promised.contains(attempt.by) && !self.has(Bug::ProposerNotPromised) {
+            return None;
+        }
+        let members = attempt.config.members;
+        let everybody = if self.has(Bug::EverybodyButOthers) {
+            state.roster().and(members.or(self.wanted(state)))
+        } else {
+            state.roster()
+        };
+        let all = everybody.without(attempt.promised).is_empty() && !everybody.is_empty();
+        if all && self.is_too_few(state, attempt.config) {
+            return Some(everybody);
+        }
+        self.is_enough(state, attempt).then_some(Members::default())
+    }
+
     fn choose(&self, state: &mut State, proposal: u8, abort: bool, seen: &mut Seen) {
         let wanted = self.wanted(state);
+        let attempt = &state.proposals[usize::from(proposal)];
+        let roster = self.may_choose(state, attempt).expect("the step is possible");
+        let live: Members = attempt.promised.iter().filter(|&member| state.is_live(member)).collect();
         let attempt = &mut state.proposals[usize::from(proposal)];
         let current = attempt.config.members;
-        attempt.sources = attempt.promised;
+        attempt.roster = roster;
+        attempt.sources = attempt.promised.and(current);
+        if !roster.is_empty() {
+            attempt.sources = attempt.sources.and(live);
+        }
         if let (Some((_, members)), false) = (attempt.best, self.has(Bug::AcceptedValueIgnored)) {
             attempt.choice = Some(members);
             seen.note("an accepted value is taken over");
@@ -114,6 +150,10 @@ impl World {
         }
         if self.has(Bug::SyncFromUnsealed) {
             attempt.sources = current;
+        }
+        if attempt.sources.is_empty() {
+            // There is nobody left to read.
+            attempt.need = Members::default();
         }
     }
 
@@ -140,7 +180,7 @@ impl World {
         state.node_mut(by.node()).data |= read;
         let bit = self.chunk_bit(at, chunk);
         let attempt = &mut state.proposals[usize::from(proposal)];
-        let promised = usize::from(attempt.promised.len());
+        let promised = usize::from(attempt.promised.and(config.members).len());
         let chunks = match attempt.reading.iter_mut().find(|reading| reading.by == by) {
             Some(reading) => {
                 reading.chunks |= bit;
@@ -183,29 +223,67 @@ impl World {
         seen: &mut Seen,
     ) -> Result<(), Violation> {
         let attempt = &state.proposals[usize::from(proposal)];
-        let config = attempt.config;
+        let (config, roster) = (attempt.config, attempt.roster);
         let members = attempt.choice.expect("the step comes after the choice");
         check::adopt(state, to.node(), config)?;
+        let without = state.disks_without(roster);
         let node = state.node_mut(to.node());
         node.promise = node.promise.max(proposal + 1);
         node.unsealed = false;
         node.accepted = Some((proposal + 1, members));
+        if !roster.is_empty() && !self.has(Bug::LostDiskTells) {
+            node.barred = node.barred.or(without);
+        }
         let attempt = &mut state.proposals[usize::from(proposal)];
         attempt.took.insert(to);
-        if heard {
+        if heard && !attempt.ended {
             attempt.accepted.insert(to);
         }
-        if attempt.took.len() >= config.majority() {
+        let attempt = &state.proposals[usize::from(proposal)];
+        if attempt.is_taken() && (roster.is_empty() || state.may_adopt(attempt, proposal + 1)) {
             if usize::from(config.epoch) + 1 == state.chosen.len() {
                 seen.note(if members == config.members { "changes aborted" } else { "changes decided" });
             }
-            check::choose(state, Config { epoch: config.epoch + 1, members })?;
+            check::choose(state, Config { epoch: config.epoch + 1, members }, seen)?;
+        }
+        let attempt = &state.proposals[usize::from(proposal)];
+        if self.has(Bug::ToldBeforeAdopted) && !attempt.ended && self.is_decided(state, attempt) {
+            let by = attempt.by;
+            check::choose(state, Config { epoch: config.epoch + 1, members }, seen)?;
+            state.knew[usize::from(config.epoch) + 1].insert(by);
         }
         Ok(())
     }
 
+    /// The proposer knows that its choice is decided. It adopts it before it tells anybody: if its node has promised more
+    /// meanwhile, another proposer may have gone on without those who accepted.
+    fn take_effect(&self, state: &mut State, proposal: u8, by: u8, seen: &mut Seen) -> Result<(), Violation> {
+        let attempt = &mut state.proposals[usize::from(proposal)];
+        let members = attempt.choice.expect("what is decided was chosen");
+        let next = Config { epoch: attempt.config.epoch + 1, members };
+        let everybody = !attempt.roster.is_empty();
+        let nobody_left = attempt.sources.is_empty();
+        attempt.end();
+        if state.node(by).promise > proposal + 1 && !self.has(Bug::DecisionDespitePromise) {
+            seen.note("a paused proposer finds its decision void");
+            return Ok(());
+        }
+        if everybody {
+            seen.note("everybody decides");
+            if nobody_left {
+                seen.note("everybody decides, and no disk of a member is left");
+            }
+        }
+        check::adopt(state, by, next)
+    }
+
     /// Whether the proposer knows that the next configuration is decided.
     pub(super) fn is_decided(&self, state: &State, attempt: &Proposal) -> bool {
+        if !attempt.roster.is_empty() {
+            let missing = attempt.roster.without(attempt.accepted).len();
+            let most = missing < attempt.roster.len().div_ceil(2);
+            return missing == 0 || (most && self.has(Bug::EverybodyMajority));
+        }
         let gone = attempt.config.members.iter().filter(|member| state.node(member.node()).gone);
         let dead = gone.filter(|&member| !attempt.accepted.contains(member)).count() as u8;
         let votes = attempt.accepted.len() + if self.has(Bug::DeadVote) { dead } else { 0 };
@@ -215,12 +293,15 @@ impl World {
 }
 
 impl Proposal {
-    fn new(config: Config) -> Self {
+    fn new(config: Config, by: Member) -> Self {
         Self {
+            by,
+            ended: false,
             config,
             promised: Members::default(),
             best: None,
             choice: None,
+            roster: Members::default(),
             need: Members::default(),
             sources: Members::default(),
             reading: Vec::new(),
@@ -228,5 +309,27 @@ impl Proposal {
             accepted: Members::default(),
             took: Members::default(),
         }
+    }
+
+    /// Whether those have accepted who decide, whoever knows it.
+    pub(super) fn is_taken(&self) -> bool {
+        if self.roster.is_empty() {
+            self.took.len() >= self.config.majority()
+        } else {
+            self.roster.without(self.took).is_empty()
+        }
+    }
+
+    /// Its proposer has forgotten it, or it is over: only what it has sent may still arrive.
+    pub(super) fn end(&mut self) {
+        if !self.need.without(self.synced).is_empty() {
+            self.choice = None;
+        }
+        let nobody = Members::default();
+        (self.promised, self.need, self.sources, self.synced, self.accepted) =
+            (nobody, nobody, nobody, nobody, nobody);
+        self.best = None;
+        self.reading.clear();
+        self.ended = true;
     }
 }

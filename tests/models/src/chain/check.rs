@@ -1,8 +1,8 @@
 //! What must hold: at all times, at the end of a read, and when everything has come to rest.
 
 use super::{
-    members::Config,
-    state::{State, Step, Writes},
+    members::{Config, Member, Members},
+    state::{Progress, State, Step, Void, Writes},
     steps::known,
     world::World,
 };
@@ -16,27 +16,77 @@ const COPIES: &str = "an acknowledged write is on as many nodes as promised";
 const REST: &str = "what is under way comes to an end";
 const SURVIVES: &str = "an acknowledged write is on every member in the end";
 
-/// A configuration is decided, or taken for decided.
-pub(super) fn choose(state: &mut State, config: Config) -> Result<(), Violation> {
-    match state.chosen.get(usize::from(config.epoch)) {
-        Some(members) if *members == config.members => Ok(()),
-        Some(members) => {
-            Violation::of(ONE, format!("epoch {} is {members} and {}", config.epoch, config.members))
+/// A configuration is decided, or taken for decided. It stays so as long as there is a disk that has it
+/// for good.
+pub(super) fn choose(state: &mut State, config: Config, seen: &mut Seen) -> Result<(), Violation> {
+    let epoch = usize::from(config.epoch);
+    match state.chosen.get(epoch) {
+        Some(members) if *members == config.members => return Ok(()),
+        Some(&members) => {
+            let other = Config { epoch: config.epoch, members };
+            if let Some(member) = left_of(state, other) {
+                let what = format!("epoch {epoch} is {members}, which {member} has, and {}", config.members);
+                return Violation::of(ONE, what);
+            }
+            forget_from(state, epoch, seen);
         }
-        None => {
-            state.chosen.push(config.members);
-            Ok(())
+        None => {}
+    }
+    state.chosen.push(config.members);
+    state.knew.push(Members::default());
+    Ok(())
+}
+
+/// A disk that is not lost and has a configuration for good: it has adopted it, or one that follows it, or was one of the majority of
+/// members that accepted it. Where everybody has accepted, only the proposer has it for good, unless it has promised more since.
+fn left_of(state: &State, config: Config) -> Option<Member> {
+    let taken = (1u8..).zip(&state.proposals).filter(|(_, attempt)| {
+        attempt.config.epoch + 1 == config.epoch
+            && attempt.choice == Some(config.members)
+            && attempt.is_taken()
+    });
+    let accepted = taken.map(|(ballot, attempt)| {
+        if attempt.roster.is_empty() {
+            return attempt.took;
         }
+        [attempt.by].into_iter().filter(|_| state.may_adopt(attempt, ballot)).collect()
+    });
+    let all = accepted.chain(state.knew[usize::from(config.epoch)..].iter().copied());
+    all.flat_map(Members::iter).find(|&member| state.is_live(member))
+}
+
+/// What was decided from an epoch on is void: the disks that had it are lost.
+fn forget_from(state: &mut State, epoch: usize, seen: &mut Seen) {
+    for (at, members) in state.chosen.split_off(epoch).into_iter().enumerate() {
+        let config = Config { epoch: (epoch + at) as u8, members };
+        let knew = state.knew[epoch + at];
+        if knew.is_empty() {
+            seen.note("what only lost disks had accepted is void");
+        } else {
+            seen.note("what only lost disks had adopted is void");
+            state.void.push(Void { config, knew });
+        }
+    }
+    state.knew.truncate(epoch);
+    // A coordinator is a node. Whoever has worked under what is void is lost.
+    let begun =
+        |progress: &&mut Progress| progress.configs.iter().any(|config| usize::from(config.epoch) >= epoch);
+    for progress in state.ops.iter_mut().filter(begun) {
+        *progress = Progress { done: true, ..Progress::default() };
     }
 }
 
 /// A node learns of a configuration; the highest epoch wins.
 pub(super) fn adopt(state: &mut State, id: u8, config: Config) -> Result<(), Violation> {
-    choose(state, config)?;
-    let node = state.node_mut(id);
+    // What becomes void has been noted when this was decided.
+    choose(state, config, &mut Seen::default())?;
+    let me = state.member(id);
+    let node = state.node(id);
     if node.config.epoch >= config.epoch {
         return Ok(());
     }
+    state.knew[usize::from(config.epoch)].insert(me);
+    let node = state.node_mut(id);
     node.config = config;
     node.promise = 0;
     node.accepted = None;
@@ -58,6 +108,13 @@ pub(super) fn read(world: &World, state: &State, op: u8, must: Writes, got: Writ
 
 /// What holds in every state.
 pub(super) fn always(world: &World, state: &State) -> Result<(), Violation> {
+    for void in &state.void {
+        let node = state.present().find(|&id| !void.knew.without(state.node(id).barred).is_empty());
+        if let Some(node) = node {
+            let (node, config) = (state.member(node), void.config);
+            return Violation::of(ONE, format!("{node} may still be told the void {config}"));
+        }
+    }
     let members = state.chosen[state.chosen.len() - 1];
     for write in writes(state.acked) {
         let name = world.name(write);
@@ -97,7 +154,8 @@ fn stale(world: &World, state: &State, config: Config, write: u8) -> bool {
 
 /// How many disks are promised to hold a write: `w`, capped to the smallest number of members there ever was.
 fn promised_copies(world: &World, state: &State, write: u8) -> u8 {
-    let smallest = state.chosen.iter().map(|members| members.len()).min().unwrap_or(0);
+    let void = state.void.iter().map(|void| void.config.members);
+    let smallest = state.chosen.iter().copied().chain(void).map(Members::len).min().unwrap_or(0);
     world.bucket(write).w.min(smallest)
 }
 
@@ -120,26 +178,26 @@ impl World {
         seen: &mut Seen,
     ) -> Result<(), Violation> {
         let calm = World { calm: true, duties: true, ..self.clone() };
-        let (mut settled, mut reachable) = (false, false);
+        let mut settled = false;
         for _ in 0..4 {
             calm.finish(state, taken, seen)?;
             let Some(&config) = known(state).last() else { return Ok(()) };
             let sealed = config.members.iter().any(|member| state.node(member.node()).is_sealed());
-            reachable = config.members.iter().all(|member| state.is_live(member));
             settled = config.members == self.wanted(state) && !sealed;
             if settled || self.wanted(state).is_empty() {
                 break;
             }
-            let step = Step::Propose { epoch: config.epoch };
+            let by = state.present().find(|&node| state.node(node).config == config);
+            let step = Step::Propose { epoch: config.epoch, by: by.expect("somebody knows it") };
             taken.push(step);
             calm.take(state, &step, seen)?;
         }
         let members = state.chosen[state.chosen.len() - 1];
         if !settled {
-            if reachable && !self.wanted(state).is_empty() {
-                return self.stuck(format!("{members} can be reached and do not give way"));
+            if !self.wanted(state).is_empty() {
+                return self.stuck(format!("{members} do not give way"));
             }
-            seen.note("the end: too many members are lost to change the configuration");
+            seen.note("the end: nobody whom operators want is left");
             return Ok(());
         }
         seen.note("the end: operators have got what they want");

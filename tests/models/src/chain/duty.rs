@@ -4,7 +4,7 @@ use super::{
     bug::Bug,
     check,
     members::{Member, Members},
-    state::{Push, State, Step, Writes},
+    state::{Proposal, Push, State, Step, Writes},
     world::World,
 };
 use crate::engine::{Seen, Violation};
@@ -178,6 +178,7 @@ impl World {
                 if self.has(Bug::JoiningNotPersisted) {
                     restarted.joining = 0;
                 }
+                forget_attempts(state, node);
                 state.faults.restarts += 1;
                 seen.note("restarts");
             }
@@ -186,6 +187,9 @@ impl World {
                 let founding = super::members::Config { epoch: 0, members: state.chosen[0] };
                 let disk = state.node(node).disk + 1;
                 *state.node_mut(node) = super::state::Node::empty(disk, founding);
+                // Whoever is lost has not met this disk.
+                state.node_mut(node).barred = state.lost_disks();
+                forget_attempts(state, node);
                 state.faults.disks += 1;
                 seen.note("lost disks");
             }
@@ -210,7 +214,14 @@ impl World {
         let node = state.node(id);
         let (disk, config) = (node.disk, node.config);
         *state.node_mut(id) = super::state::Node { gone: true, ..super::state::Node::empty(disk, config) };
+        forget_attempts(state, id);
     }
+}
+
+/// What a node has proposed ends with its process.
+fn forget_attempts(state: &mut State, id: u8) {
+    let own = state.proposals.iter_mut().filter(|attempt| attempt.by.node() == id && !attempt.ended);
+    own.for_each(Proposal::end);
 }
 
 /// Counts the writes that a disk takes with it.

@@ -71,6 +71,12 @@ impl Members {
         Self(self.0 & others.0)
     }
 
+    /// Both.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
     /// In ascending order.
     pub fn iter(self) -> impl Iterator<Item = Member> {
         (0..32).filter(move |bit| self.0 >> bit & 1 == 1).map(Member)

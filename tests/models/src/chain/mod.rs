@@ -29,6 +29,7 @@ pub const SOMETIMES: &[&str] = &[
     "a hint is refused by a target that is no member",
     "a member-to-be has read everything",
     "a node that is no member drops the partition",
+    "a paused proposer finds its decision void",
     "a push starts over because the epoch has moved",
     "a put reaches a learner",
     "a sealed member promises again, higher",
@@ -40,6 +41,8 @@ pub const SOMETIMES: &[&str] = &[
     "an accepted value is taken over",
     "changes aborted",
     "changes decided",
+    "everybody decides",
+    "everybody decides, and no disk of a member is left",
     "lost disks",
     "members removed",
     "nodes leave",
@@ -50,8 +53,10 @@ pub const SOMETIMES: &[&str] = &[
     "sloppy puts acknowledged",
     "strict puts acknowledged",
     "strict reads that had something to miss",
+    "the end: nobody whom operators want is left",
     "the end: operators have got what they want",
-    "the end: too many members are lost to change the configuration",
+    "what only lost disks had adopted is void",
+    "what only lost disks had accepted is void",
 ];
 
 impl World {
@@ -65,6 +70,7 @@ impl World {
             | Step::Choose { .. }
             | Step::Sync { .. }
             | Step::Accept { .. }
+            | Step::Adopt { .. }
             | Step::Tell { .. } => self.change(state, step, seen)?,
             Step::Learn { .. }
             | Step::Repair { .. }

@@ -58,11 +58,12 @@ impl World {
             Step::Finish { node, op, epoch, heard } => {
                 format!("{} has put {} of epoch {epoch} on disk{}", name(node), self.name(op), lost(heard))
             }
-            Step::Propose { epoch } => {
+            Step::Propose { epoch, by } => {
                 let wanted = self.wanted(state);
                 format!(
-                    "proposal {}: epoch {epoch} is to be followed; wanted is {wanted}",
-                    state.proposals.len() + 1
+                    "proposal {}, of {}: epoch {epoch} is to be followed; wanted is {wanted}",
+                    state.proposals.len() + 1,
+                    name(by)
                 )
             }
             Step::Prepare { proposal, to, heard } => {
@@ -77,10 +78,12 @@ impl World {
                     None if abort => format!("{} again", attempt.config.members),
                     None => self.wanted(state).to_string(),
                 };
+                let all = self.may_choose(state, attempt).is_some_and(|roster| !roster.is_empty());
                 format!(
-                    "proposal {}: promises of {} are enough; it chooses {what}",
+                    "proposal {}: promises of {} are enough{}; it chooses {what}",
                     proposal + 1,
-                    attempt.promised
+                    attempt.promised,
+                    if all { " for everybody to decide" } else { "" }
                 )
             }
             Step::Sync { proposal, by, from, chunk } => {
@@ -90,8 +93,16 @@ impl World {
             Step::Accept { proposal, to, heard } => {
                 format!("proposal {}: {to} accepts{}", proposal + 1, lost(heard))
             }
-            Step::Tell { proposal, node } => {
-                format!("proposal {} is decided, {} learns of it", proposal + 1, name(node))
+            Step::Adopt { proposal, by } => {
+                format!(
+                    "proposal {} is decided, and {} adopts that, if it has not promised more",
+                    proposal + 1,
+                    name(by)
+                )
+            }
+            Step::Tell { epoch, node } => {
+                let members = state.chosen[usize::from(epoch)];
+                format!("{} learns of epoch {epoch} {members}", name(node))
             }
             Step::Retarget => {
                 format!("operators now want {:?}", self.targets[usize::from(state.target) + 1])

@@ -33,6 +33,8 @@ pub struct Node {
     pub admitted: Vec<Admitted>,
     /// What it is handing over. In memory.
     pub pushes: Vec<Push>,
+    /// Disks that it knows to be lost, or of nodes that are gone: it is told nothing by them any more. On disk.
+    pub barred: Members,
 }
 
 /// Writes kept for a member that could not be reached.
@@ -91,10 +93,14 @@ pub struct Progress {
     pub got: Writes,
 }
 
-/// An attempt to change the configuration. Its ballot is its number and 1. It is not part of the node that made it: a proposer that
-/// crashes is one that takes no further step, while its messages travel on.
+/// An attempt to change the configuration. Its ballot is its number and 1. It is in the memory of the node that makes it; when that
+/// crashes, only its messages travel on.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Proposal {
+    /// Who makes it.
+    pub by: Member,
+    /// It is forgotten, or over: what it has sent may arrive, no answer counts.
+    pub ended: bool,
     /// The configuration to be followed by another.
     pub config: Config,
     /// Who has promised.
@@ -103,6 +109,8 @@ pub struct Proposal {
     pub best: Option<(u8, Members)>,
     /// The members chosen for the next epoch.
     pub choice: Option<Members>,
+    /// Where everybody decides: every node with the disk it had at the choice. Otherwise nobody.
+    pub roster: Members,
     /// Who has to have everything acknowledged before that is put to the vote.
     pub need: Members,
     /// Who has to be read for that.
@@ -141,10 +149,23 @@ pub struct State {
     pub faults: Faults,
     /// What no node knows: the members of each epoch that was decided.
     pub chosen: Vec<Members>,
+    /// What no node knows: who has ever adopted each of them. What they told of it may still arrive.
+    pub knew: Vec<Members>,
+    /// What no node knows: configurations that were adopted by disks that are lost, all of them, and by nobody else.
+    pub void: Vec<Void>,
     /// What no node knows: acknowledged puts.
     pub acked: Writes,
     /// What no node knows: how many disks that held a write are lost, by operation.
     pub lost: Vec<u8>,
+}
+
+/// A configuration that nobody knows any more, in whose place there is another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Void {
+    /// It.
+    pub config: Config,
+    /// Who knew it.
+    pub knew: Members,
 }
 
 /// Faults so far.
@@ -172,8 +193,8 @@ pub enum Step {
     StandIn { op: u8, slot: Member, node: u8, epoch: u8, heard: bool },
     /// A write that was let in is on disk.
     Finish { node: u8, op: u8, epoch: u8, heard: bool },
-    /// Somebody who knows the configuration of `epoch` wants another.
-    Propose { epoch: u8 },
+    /// A node that is at `epoch` wants another configuration.
+    Propose { epoch: u8, by: u8 },
     /// Prepare reaches a member.
     Prepare { proposal: u8, to: Member, heard: bool },
     /// The proposer has promises enough, and chooses.
@@ -182,8 +203,10 @@ pub enum Step {
     Sync { proposal: u8, by: Member, from: Member, chunk: u8 },
     /// Accept reaches a member.
     Accept { proposal: u8, to: Member, heard: bool },
-    /// The decision reaches a node.
-    Tell { proposal: u8, node: u8 },
+    /// The proposer, which knows that it is decided, takes it into effect, or finds it void.
+    Adopt { proposal: u8, by: u8 },
+    /// A node hears of the configuration of `epoch`.
+    Tell { epoch: u8, node: u8 },
     /// Operators want the next target.
     Retarget,
     /// A node that learns copies what a member holds.
@@ -212,7 +235,7 @@ pub enum Step {
 
 impl Step {
     /// How many kinds there are.
-    pub const KINDS: usize = 22;
+    pub const KINDS: usize = 23;
 
     /// Its kind.
     pub fn kind(&self) -> usize {
@@ -239,10 +262,11 @@ impl Step {
             Self::Remove { .. } => 19,
             Self::Leave { .. } => 20,
             Self::Unseal { .. } => 21,
+            Self::Adopt { .. } => 22,
         }
     }
 
-    /// The node that takes it, but for what clients and proposers decide by themselves.
+    /// The node that takes it, but for what clients decide by themselves, and a proposer's choice.
     pub fn node(&self) -> Option<u8> {
         match *self {
             Self::Ask { to, .. } | Self::Prepare { to, .. } | Self::Accept { to, .. } => Some(to.node()),
@@ -262,7 +286,8 @@ impl Step {
             | Self::Leave { node }
             | Self::Unseal { node } => Some(node),
             Self::Sync { by, .. } => Some(by.node()),
-            Self::Propose { .. } | Self::Choose { .. } | Self::Retarget => None,
+            Self::Propose { by, .. } | Self::Adopt { by, .. } => Some(by),
+            Self::Choose { .. } | Self::Retarget => None,
         }
     }
 
@@ -346,6 +371,39 @@ impl State {
         (0u8..).zip(&self.nodes).filter(|(_, node)| !node.gone).map(|(id, _)| id)
     }
 
+    /// Every node that is not gone, with the disk it has.
+    pub fn roster(&self) -> Members {
+        self.present().map(|node| self.member(node)).collect()
+    }
+
+    /// Disks that are lost, and those of nodes that are gone.
+    pub fn lost_disks(&self) -> Members {
+        let ids = (0u8..).zip(&self.nodes);
+        ids.flat_map(|(id, node)| (0..node.disk + u8::from(node.gone)).map(move |disk| Member::new(id, disk)))
+            .collect()
+    }
+
+    /// The disks that everybody decides without: of nodes that are gone, and those that came before the ones in the roster.
+    pub fn disks_without(&self, roster: Members) -> Members {
+        let earlier = roster.iter().flat_map(|last| (0..last.disk()).map(move |disk| (last.node(), disk)));
+        let decides = |id: u8| roster.iter().any(|member| member.node() == id);
+        let gone = (0u8..).zip(&self.nodes).filter(|&(id, node)| node.gone && !decides(id));
+        let gone = gone.flat_map(|(id, node)| (0..=node.disk).map(move |disk| (id, disk)));
+        earlier.chain(gone).map(|(id, disk)| Member::new(id, disk)).collect()
+    }
+
+    /// Whether the proposer of the attempt with this ballot will adopt what it has chosen, if it hears that it is decided.
+    pub fn may_adopt(&self, attempt: &Proposal, ballot: u8) -> bool {
+        let node = self.node(attempt.by.node());
+        !attempt.ended && node.config.epoch == attempt.config.epoch && node.promise <= ballot
+    }
+
+    /// Whether the configuration of `epoch` may reach a node: one that has adopted it is or was there to tell it.
+    pub fn can_hear(&self, node: u8, epoch: u8) -> bool {
+        let knew = self.knew.get(usize::from(epoch));
+        knew.is_some_and(|knew| !knew.without(self.node(node).barred).is_empty())
+    }
+
     /// Whether a node knows of no membership of its own in force or to come.
     pub fn is_outside(&self, node: u8) -> bool {
         !self.node(node).config.members.contains(self.member(node))
@@ -367,6 +425,7 @@ impl Node {
             hints: Vec::new(),
             admitted: Vec::new(),
             pushes: Vec::new(),
+            barred: Members::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     bug::Bug,
-    members::{Config, Member},
+    members::{Config, Member, Members},
     state::{Proposal, State, Step},
     world::{Op, World},
 };
@@ -23,6 +23,20 @@ impl World {
         if self.lossy && !self.calm {
             steps.push(step(false));
         }
+    }
+
+    /// The same for what a proposer has sent. One that has forgotten its attempt hears no answer.
+    fn reply(&self, attempt: &Proposal, steps: &mut Vec<Step>, step: impl Fn(bool) -> Step) {
+        if !attempt.ended {
+            self.answered(steps, step);
+        } else if !self.calm {
+            steps.push(step(false));
+        }
+    }
+
+    /// Whether what a proposer sends to a member reaches it.
+    fn is_reached(&self, state: &State, attempt: &Proposal, to: Member) -> bool {
+        state.is_live(to) && !state.node(to.node()).barred.contains(attempt.by)
     }
 
     fn request_steps(&self, state: &State, steps: &mut Vec<Step>) {
@@ -70,6 +84,9 @@ impl World {
             let answered = progress.acks.iter().any(|ack| ack.slot == to && ack.epoch == config.epoch);
             let waiting = node.admitted.iter().any(|write| write.op == op);
             let newer = progress.configs.last().is_none_or(|last| last.epoch < node.config.epoch);
+            if node.config.epoch < config.epoch && !state.can_hear(to.node(), config.epoch) {
+                continue;
+            }
             let changes = if node.config.epoch > config.epoch {
                 newer || self.has(Bug::OldEpochAccepted) || self.has(Bug::EpochUncheckedOnReads)
             } else {
@@ -86,7 +103,10 @@ impl World {
     fn stand_in_steps(&self, state: &State, op: u8, config: Config, steps: &mut Vec<Step>) {
         let acks = &state.ops[usize::from(op)].acks;
         for slot in config.members.iter() {
-            for node in state.present().filter(|&node| node != slot.node()) {
+            let reached = |&node: &u8| {
+                state.node(node).config.epoch >= config.epoch || state.can_hear(node, config.epoch)
+            };
+            for node in state.present().filter(|&node| node != slot.node()).filter(reached) {
                 if !acks.iter().any(|ack| ack.slot == slot && ack.node == node) {
                     self.answered(steps, |heard| Step::StandIn {
                         op,
@@ -109,34 +129,55 @@ impl World {
                     state.is_live(member) && node.config.epoch == config.epoch && node.is_sealed()
                 });
                 if stuck || (wanted != config.members && !wanted.is_empty()) {
-                    steps.push(Step::Propose { epoch: config.epoch });
+                    let able = |&by: &u8| !state.node(by).gone && state.node(by).config == config;
+                    let able = self.proposers.iter().copied().filter(able);
+                    steps.extend(able.map(|by| Step::Propose { epoch: config.epoch, by }));
                 }
             }
         }
         for (proposal, attempt) in (0u8..).zip(&state.proposals) {
             self.prepare_steps(state, proposal, attempt, steps);
             self.accept_steps(state, proposal, attempt, steps);
-            if self.is_decided(state, attempt) {
-                let behind =
-                    state.present().filter(|&node| state.node(node).config.epoch <= attempt.config.epoch);
-                steps.extend(behind.map(|node| Step::Tell { proposal, node }));
+            let by = attempt.by.node();
+            let knows = !attempt.ended && self.is_decided(state, attempt);
+            if knows && state.node(by).config.epoch == attempt.config.epoch {
+                steps.push(Step::Adopt { proposal, by });
             }
         }
+        for node in state.present() {
+            let later = state.node(node).config.epoch + 1..state.chosen.len() as u8;
+            let heard = later.filter(|&epoch| self.can_be_told(state, node, epoch));
+            steps.extend(heard.map(|epoch| Step::Tell { epoch, node }));
+        }
+    }
+
+    /// Whether a node can be told the configuration of `epoch`; in the calm only by those who are there.
+    fn can_be_told(&self, state: &State, node: u8, epoch: u8) -> bool {
+        let knew = state.knew[usize::from(epoch)];
+        let there = || knew.iter().any(|member| state.is_live(member));
+        if self.calm { there() } else { state.can_hear(node, epoch) }
     }
 
     fn prepare_steps(&self, state: &State, proposal: u8, attempt: &Proposal, steps: &mut Vec<Step>) {
         let ballot = proposal + 1;
-        for to in attempt.config.members.iter().filter(|&to| state.is_live(to)) {
+        let config = attempt.config;
+        let asked = if self.is_too_few(state, config) { state.roster() } else { config.members };
+        let own: Members = [attempt.by].into_iter().collect();
+        let asked = if self.has(Bug::ProposerNotPromised) { asked } else { asked.or(own) };
+        for to in asked.iter().filter(|&to| self.is_reached(state, attempt, to)) {
             let node = state.node(to.node());
             let promise = if node.config.epoch == attempt.config.epoch { node.promise } else { 0 };
             let news = promise < ballot
-                || (promise == ballot && attempt.choice.is_none() && !attempt.promised.contains(to));
+                || (promise == ballot
+                    && attempt.choice.is_none()
+                    && !attempt.ended
+                    && !attempt.promised.contains(to));
             let finished = node.admitted.is_empty() || self.has(Bug::SealBeforeAdmitted);
             if node.config.epoch <= attempt.config.epoch && news && finished {
-                self.answered(steps, |heard| Step::Prepare { proposal, to, heard });
+                self.reply(attempt, steps, |heard| Step::Prepare { proposal, to, heard });
             }
         }
-        if attempt.choice.is_none() && self.is_enough(state, attempt) {
+        if attempt.choice.is_none() && !attempt.ended && self.may_choose(state, attempt).is_some() {
             let taken_over = attempt.best.is_some() && !self.has(Bug::AcceptedValueIgnored);
             let wanted = self.wanted(state);
             if taken_over || (wanted != attempt.config.members && !wanted.is_empty()) {
@@ -174,15 +215,17 @@ impl World {
             return;
         }
         let ballot = proposal + 1;
-        for to in attempt.config.members.iter().filter(|&to| state.is_live(to)) {
+        let asked = if attempt.roster.is_empty() { attempt.config.members } else { attempt.roster };
+        for to in asked.iter().filter(|&to| self.is_reached(state, attempt, to)) {
             let node = state.node(to.node());
             let same = node.config.epoch == attempt.config.epoch;
             let promised = if same { node.promise } else { 0 };
-            let news = !attempt.accepted.contains(to) || (same && node.accepted != Some((ballot, choice)));
+            let unheard = !attempt.accepted.contains(to) && !attempt.ended;
+            let news = unheard || (same && node.accepted != Some((ballot, choice)));
             let allowed = promised <= ballot || (self.has(Bug::PromiseIgnored) && !attempt.took.contains(to));
             let finished = node.admitted.is_empty() || self.has(Bug::SealBeforeAdmitted);
             if node.config.epoch <= attempt.config.epoch && news && allowed && finished {
-                self.answered(steps, |heard| Step::Accept { proposal, to, heard });
+                self.reply(attempt, steps, |heard| Step::Accept { proposal, to, heard });
             }
         }
     }

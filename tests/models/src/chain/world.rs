@@ -53,6 +53,8 @@ pub struct World {
     pub slow: Vec<u8>,
     /// Most proposals.
     pub proposals_max: u8,
+    /// The nodes that propose.
+    pub proposers: Vec<u8>,
     /// Most faults of each kind.
     pub faults_max: Faults,
     /// Answers may be lost.
@@ -75,7 +77,7 @@ pub struct World {
 
 /// Usual weights, in the order of [`Step::kind`].
 const WEIGHTS: [u32; Step::KINDS] =
-    [24, 4, 6, 24, 16, 24, 30, 24, 24, 16, 6, 2, 1, 8, 10, 8, 10, 6, 3, 3, 6, 6];
+    [24, 4, 6, 24, 16, 24, 30, 24, 24, 16, 6, 2, 1, 8, 10, 8, 10, 6, 3, 3, 6, 6, 24];
 
 impl World {
     /// Small worlds for the exhaustive search, with what each is about, the smallest first.
@@ -92,6 +94,7 @@ impl World {
             from_epoch: Vec::new(),
             slow: Vec::new(),
             proposals_max: 1,
+            proposers: vec![0],
             faults_max: Faults::default(),
             lossy: false,
             admits: false,
@@ -128,11 +131,48 @@ impl World {
                 },
             ),
             (
+                "the only member loses its disk, everybody decides, two proposers; a put",
+                Self {
+                    nodes: 3,
+                    founding: vec![0],
+                    targets: vec![vec![0, 1]],
+                    proposals_max: 2,
+                    proposers: vec![0, 1],
+                    faults_max: Faults { disks: 1, ..Faults::default() },
+                    ..small(&[put])
+                },
+            ),
+            (
                 "one of three members is replaced, by two proposers, with a restart; a put",
                 Self {
                     proposals_max: 2,
+                    proposers: vec![0, 3],
                     faults_max: Faults { restarts: 1, ..Faults::default() },
                     ..small(&[put])
+                },
+            ),
+            (
+                "two members lose their disks, everybody decides, two proposers; a put",
+                Self {
+                    nodes: 3,
+                    founding: vec![0, 1],
+                    targets: vec![vec![0, 2]],
+                    proposals_max: 2,
+                    proposers: vec![0, 2],
+                    faults_max: Faults { disks: 2, ..Faults::default() },
+                    ..small(&[put])
+                },
+            ),
+            (
+                "the only member and another lose their disks, everybody decides, three proposals",
+                Self {
+                    nodes: 3,
+                    founding: vec![0],
+                    targets: vec![vec![0, 1]],
+                    proposals_max: 3,
+                    proposers: vec![1, 2],
+                    faults_max: Faults { disks: 2, ..Faults::default() },
+                    ..small(&[])
                 },
             ),
             ("one of three members is replaced; two puts, a read", small(&[put, put, read])),
@@ -152,20 +192,34 @@ impl World {
             _ => (5, &[(3, 3)]),
         };
         let buckets: Vec<Bucket> = buckets.iter().map(|&(r, w)| Bucket { r, w }).collect();
-        let nodes = n + random.random_range(1..=3);
-        let founding = some(random, nodes, n);
-        let targets = (0..random.random_range(1..=3)).map(|_| some(random, nodes, n)).collect();
+        // Few members, disks that fail, news that spreads slowly: the members alone are soon too few, and what was decided is forgotten.
+        let fragile = random.random_bool(0.25) || bug.is_some_and(Bug::is_of_few);
+        let members = if fragile { random.random_range(1..=2) } else { n };
+        let (nodes, wanted) =
+            if fragile { (random.random_range(3..=4), 2) } else { (n + random.random_range(1..=3), n) };
+        let founding = some(random, nodes, members);
+        let targets = (0..random.random_range(1..=3)).map(|_| some(random, nodes, wanted)).collect();
         let mut ops = Vec::new();
-        for _ in 0..random.random_range(1..=4) {
+        let each_max = if fragile { 1 } else { 4 };
+        for _ in 0..random.random_range(1..=each_max) {
             let strict = random.random_bool(0.6);
             ops.push(Op::Put { bucket: random.random_range(0..buckets.len()), strict });
         }
-        for _ in 0..random.random_range(1..=4) {
+        for _ in 0..random.random_range(1..=each_max) {
             ops.push(Op::Read { bucket: random.random_range(0..buckets.len()) });
         }
         let from_epoch = ops.iter().map(|_| [0, 0, 1, 2][random.random_range(0..4)]).collect();
         let slow = (0..random.random_range(0..=2)).map(|_| random.random_range(0..nodes)).collect();
+        let mut proposers: Vec<u8> =
+            (0..random.random_range(1..=3)).map(|_| random.random_range(0..nodes)).collect();
+        proposers.sort_unstable();
+        proposers.dedup();
         let mut weights = WEIGHTS;
+        if fragile {
+            weights[Step::Tell { epoch: 0, node: 0 }.kind()] = 2;
+            weights[Step::Adopt { proposal: 0, by: 0 }.kind()] = 4;
+            weights[Step::LoseDisk { node: 0 }.kind()] = 10;
+        }
         // Some kinds of steps are rare in this world, others frequent: what happens only when one waits for long happens, too.
         for weight in &mut weights {
             *weight = match random.random_range(0..6) {
@@ -183,10 +237,11 @@ impl World {
             from_epoch,
             slow,
             proposals_max: random.random_range(1..=5),
+            proposers,
             faults_max: Faults {
                 restarts: random.random_range(0..=2),
-                disks: random.random_range(0..=1),
-                removals: random.random_range(0..=1),
+                disks: if fragile { random.random_range(1..=3) } else { random.random_range(0..=2) },
+                removals: random.random_range(0..=if fragile { 2 } else { 1 }),
                 copies: random.random_range(0..=3),
             },
             lossy: random.random_bool(0.5),
@@ -264,6 +319,8 @@ impl World {
             target: 0,
             faults: Faults::default(),
             chosen: vec![members],
+            knew: vec![(0..self.nodes).map(|node| Member::new(node, 0)).collect()],
+            void: Vec::new(),
             acked: 0,
             lost: vec![0; self.ops.len()],
         }
