@@ -1,8 +1,8 @@
-//! States, context tokens and bucket changes: arbitrary bytes are survived, and a state that was read is canonical.
+//! States, context tokens and changes of buckets and features: arbitrary bytes are survived, and a state that was read is canonical.
 #![no_main]
 
 use bytes::Bytes;
-use dynkv_proto::{BucketChange, Conflict, ContextToken, State};
+use dynkv_proto::{BucketChange, Conflict, ContextToken, FeatureChange, State};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
