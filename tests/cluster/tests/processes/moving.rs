@@ -37,7 +37,8 @@ fn transfers(fleet: &Fleet) -> Vec<Value> {
 fn settled(fleet: &Fleet, nodes: usize) {
     runtime().block_on(eventually("nothing moves any more", async || {
         let told = transfers(fleet);
-        let still = |node: &Value| node["to_receive"] == 0 && node["to_give_up"] == 0;
+        let still =
+            |node: &Value| node["to_receive"] == 0 && node["to_give_up"] == 0 && node["misplaced"] == false;
         (told.len() == nodes && told.iter().all(still)).then_some(())
     }));
     let text = fleet.run(&["transfers"]).ok();
