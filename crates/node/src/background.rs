@@ -488,6 +488,17 @@ mod tests {
         assert!((30 * MS..33 * MS).contains(&begun.elapsed()));
     }
 
+    #[test]
+    fn pieces_are_small_where_work_has_to_give_way() {
+        let background = Background::new(Arc::new(Metrics::new()));
+        let pieces = [SHARE_MAX, SHARE_WHOLE, SHARE_WHOLE / 2, SHARE_BEGIN, SHARE_MIN].map(|share| {
+            background.share.store(share, Ordering::Relaxed);
+            background.piece(128)
+        });
+        assert_eq!(pieces, [128, 128, 64, 16, 16]);
+        assert_eq!(background.piece(1), 1);
+    }
+
     #[tokio::test]
     async fn bulk_work_waits_until_it_is_known_whether_there_is_a_foreground() {
         let background = Background::new(Arc::new(Metrics::new()));
