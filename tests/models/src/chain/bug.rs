@@ -88,7 +88,7 @@ bugs! {
     /// Accept is taken in spite of a higher promise.
     PromiseIgnored "accepted despite a higher promise" 200_000,
     /// What an unsealed member was read for counts.
-    SyncFromUnsealed "sync from an unsealed member" 1_000_000,
+    SyncFromUnsealed "sync from an unsealed member" 5_000_000,
     /// A smaller set of members starts with what it has.
     ShrinkWithoutSync "shrink without sync" 200_000,
     /// New members start with what they have.

@@ -164,13 +164,13 @@ impl World {
                 },
             ),
             (
-                "the only member and another lose their disks, everybody decides, three proposals",
+                "two nodes, two disks are lost, everybody decides, three proposals; nobody writes",
                 Self {
-                    nodes: 3,
+                    nodes: 2,
                     founding: vec![0],
                     targets: vec![vec![0, 1]],
                     proposals_max: 3,
-                    proposers: vec![1, 2],
+                    proposers: vec![0, 1],
                     faults_max: Faults { disks: 2, ..Faults::default() },
                     ..small(&[])
                 },
