@@ -165,8 +165,10 @@ pub(crate) fn misplaced(node: &Shared) -> Option<PartitionId> {
     })
 }
 
+/// One that is gone is not, though nobody may have tried to reach it.
 fn is_up(node: &Shared, other: &NodeId) -> bool {
-    *other == node.cluster.me.id || node.peers.is_reachable(*other)
+    let is_member = || node.cluster.view().membership.member(other).is_some();
+    *other == node.cluster.me.id || node.peers.is_reachable(*other) && is_member()
 }
 
 /// The changes that this node should propose now.

@@ -216,16 +216,17 @@ impl Survey {
     fn receives(&mut self, node: &Shared, view: &View, partition: PartitionId, members: &Members) {
         if !ready(node, &[partition.0]).is_empty() {
             // The first of the members that is up proposes it.
-            let left = members.holders.iter().filter(|holder| has_its_disk(view, holder)).count();
-            let lost = members.holders.len() - left;
-            let are_enough = Freshness::of(view, members.holders.len()).may_choose(left, lost);
+            let left = members.holders.iter().filter(|holder| has_its_disk(view, holder));
+            let left: Vec<NodeId> = left.map(|holder| holder.node).collect();
+            let freshness = Freshness::of(view, members.holders.len());
+            let may_choose = |up: usize| freshness.may_choose(up, members.holders.len() - left.len());
             let all = view.membership.members().map(|state| state.member.id);
-            let needed = if are_enough { members.homes.to_vec() } else { all.collect() };
+            let needed = if may_choose(left.len()) { left.clone() } else { all.collect() };
             let missing: Vec<NodeId> = needed.into_iter().filter(|home| !is_up(node, home)).collect();
             let first = members.homes.iter().find(|home| is_up(node, home)).or(members.homes.first());
             let received = self.of(TransferState::Received, first.copied().unwrap_or(node.cluster.me.id));
             received.all.push(partition.0);
-            if !are_enough || missing.len() * 2 >= members.homes.len() {
+            if !may_choose(left.len().saturating_sub(missing.len())) {
                 received.missing.extend(missing);
             }
             return;
