@@ -252,12 +252,13 @@ impl World {
         now.chain(self.set_aside.iter().copied()).collect()
     }
 
-    /// Stops processes that say that their node has left, for ever, as an operator does.
+    /// Stops processes that say that their node has left, for ever, as they do by themselves once another node knows.
     pub fn stop_left(&mut self) {
         for index in 0..self.hosts.len() {
-            let Host { id, process, .. } = &self.hosts[index];
-            let left = |process: &Process| process.node.membership().departure(id) == Some(Departure::Left);
-            if process.as_ref().is_some_and(left) {
+            let id = self.hosts[index].id;
+            let knows = |node: &Node| node.membership().departure(&id) == Some(Departure::Left);
+            let says = self.hosts[index].process.as_ref().is_some_and(|process| knows(&process.node));
+            if says && self.running().any(|(other, node)| other != id && knows(node)) {
                 self.kill(index);
                 self.gone.insert(index);
             }
