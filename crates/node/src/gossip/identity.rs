@@ -59,8 +59,12 @@ impl Identity {
             // An address book of earlier days: nobody to quarrel with.
             return Verdict::Outbid;
         }
-        let settled = self.contact.is_some_and(|at| now.saturating_sub(at) >= SETTLED_AFTER);
-        if settled { Verdict::Reject } else { Verdict::Outbid }
+        if self.is_settled(now) { Verdict::Reject } else { Verdict::Outbid }
+    }
+
+    /// Whether this run has been there for a while.
+    pub(super) fn is_settled(&self, now: Duration) -> bool {
+        self.contact.is_some_and(|at| now.saturating_sub(at) >= SETTLED_AFTER)
     }
 }
 

@@ -280,6 +280,12 @@ impl Gossiper {
         self.lock().identity.contacted(now);
     }
 
+    /// Whether this run has been in touch with the cluster for so long that it would have heard of another run of its node that was there before.
+    pub(crate) fn is_settled(&self) -> bool {
+        let now = self.now();
+        self.lock().identity.is_settled(now)
+    }
+
     /// A call to `node` was answered at `at`.
     pub(crate) fn call_succeeded(&self, node: NodeId, at: Duration) {
         self.lock().gossip.call_succeeded(&node, at);
