@@ -70,3 +70,12 @@ metric() { ("$DYN" metrics "n$1" 2>/dev/null || true) | awk -v name="dynkv_$2" '
 
 # total NAME: a figure summed over all nodes that answer.
 total() { ("$DYN" metrics 2>/dev/null || true) | awk -v name="dynkv_$1" '$1 == name { sum += $2 } END { print sum + 0 }'; }
+
+# foreground SECONDS: prints p50 and p99 in us of gets and of puts under a load of $rate operations a second on $keys keys.
+foreground() {
+    "$DYN" bench --phases f --keys "$keys" --popularity uniform --rate "$rate" --seconds "$1" --warm-up 1 --json 2>/dev/null |
+        python3 -c '
+import json, sys
+latency = json.load(sys.stdin)["phases"][0]["latency_us"]
+print(" ".join(f"{name}: p50 {round(of[chr(112) + chr(53) + chr(48)])} p99 {round(of[chr(112) + chr(57) + chr(57)])} us;" for name, of in latency.items()))'
+}

@@ -24,15 +24,6 @@ try:
 except (ValueError, KeyError):
     print(0)' "n$1"; }
 
-# foreground SECONDS: prints p99 in us of gets and of puts under the load.
-foreground() {
-    "$DYN" bench --phases f --keys "$keys" --popularity uniform --rate "$rate" --seconds "$1" --warm-up 1 --json 2>/dev/null |
-        python3 -c '
-import json, sys
-latency = json.load(sys.stdin)["phases"][0]["latency_us"]
-print(" ".join(f"{name}: p50 {round(of[chr(112) + chr(53) + chr(48)])} p99 {round(of[chr(112) + chr(57) + chr(57)])} us;" for name, of in latency.items()))'
-}
-
 # still: waits until no states have moved for ten seconds.
 still() {
     local before after quiet=0
