@@ -79,3 +79,20 @@ import json, sys
 latency = json.load(sys.stdin)["phases"][0]["latency_us"]
 print(" ".join(f"{name}: p50 {round(of[chr(112) + chr(53) + chr(48)])} p99 {round(of[chr(112) + chr(57) + chr(57)])} us;" for name, of in latency.items()))'
 }
+
+# windows NAME COUNT: that many windows of 20 s; each is printed, and kept for `medians`.
+windows() {
+    local _
+    for _ in $(seq 1 "$2"); do echo "$1: $(foreground 20)" | tee -a "$dir/windows-$1"; done
+}
+
+# medians NAME: of what `windows` measured, with the least and the greatest.
+medians() { python3 -c '
+import re, statistics, sys
+figures = {}
+for line in open(sys.argv[2]):
+    for name, p50, p99 in re.findall(r"([\w-]+): p50 (\d+) p99 (\d+) us", line):
+        figures.setdefault(f"{name} p50", []).append(int(p50))
+        figures.setdefault(f"{name} p99", []).append(int(p99))
+for name, of in figures.items():
+    print(f"{sys.argv[1]}, {len(of)} windows: {name} median {statistics.median(of):.0f} ({min(of)} to {max(of)}) us")' "$1" "$dir/windows-$1"; }

@@ -59,20 +59,15 @@ change() {
     before=$(received)
     begun=$(now_ms)
     "$DYN" cluster apply --plan "$plan" "$@" "${confirmed[@]}" >"$dir/apply.txt" || { cat "$dir/apply.txt"; fail "not applied"; }
-    rm -f "$dir/still"
-    (while [ ! -e "$dir/still" ]; do echo "meanwhile: $(foreground 20)"; done) &
-    local measuring=$!
-    others+=("$measuring")
-    # The nodes have to hear of it first.
-    sleep 5
-    # Seldom: a command that starts, and its handshakes, take longer than what is measured.
+    rm -f "$dir/windows-meanwhile"
+    # At least one, for the nodes have to hear of it first; and nothing else beside them: a command that starts, and its handshakes, take longer than what is measured.
+    windows meanwhile 1
     until "$DYN" transfers 2>/dev/null | grep -q "nothing moves"; do
         [ $(($(now_ms) - begun)) -lt 7200000 ] || { "$DYN" transfers; fail "still moving after two hours"; }
-        sleep 10
+        windows meanwhile 1
     done
-    echo "$(($(now_ms) - begun)) ms until nothing moved; $(since "$before" "$(received)") bytes received"
-    touch "$dir/still"
-    wait "$measuring" || true
+    echo "$(($(now_ms) - begun)) ms, or a window less, until nothing moved; $(since "$before" "$(received)") bytes received"
+    medians meanwhile
 }
 
 found_cluster 3
@@ -82,8 +77,8 @@ sleep 15
 "$FRESH" "$DYN_CLUSTER" "$dir/stop" >"$dir/fresh.json" &
 fresh=$!
 others+=("$fresh")
-echo "before: $(foreground 20)"
-echo "before: $(foreground 20)"
+windows before 8
+medians before
 
 join 4 5 6
 change --join n4 --join n5 --join n6
@@ -96,7 +91,8 @@ change --replace n2=n7
 
 change --leave n4 --leave n5
 
-echo "after: $(foreground 20)"
+windows after 8
+medians after
 touch "$dir/stop"
 wait "$fresh" || true
 echo "clients that checked: $(cat "$dir/fresh.json")"
