@@ -41,11 +41,11 @@ pub(crate) enum ViewError {
 impl ClusterView {
     /// A view of nothing yet.
     pub(crate) fn new() -> ClusterView {
-        ClusterView::fold(History::new(), BTreeMap::new())
+        let history = History::new();
+        ClusterView::of(Membership::fold(&history), history, BTreeMap::new())
     }
 
-    fn fold(history: History, nodes: BTreeMap<NodeId, NodeInfo>) -> ClusterView {
-        let membership = Membership::fold(&history);
+    fn of(membership: Membership, history: History, nodes: BTreeMap<NodeId, NodeInfo>) -> ClusterView {
         let buckets = Buckets::fold(&membership);
         let features = Features::fold(&membership);
         ClusterView { history, membership, buckets, features, nodes }
@@ -71,7 +71,7 @@ impl ClusterView {
         Ok(match (added, nodes == self.nodes) {
             (0, true) => None,
             (0, false) => Some(ClusterView { nodes, ..self.clone() }),
-            _ => Some(ClusterView::fold(history, nodes)),
+            _ => Some(ClusterView::of(self.membership.follow(&history), history, nodes)),
         })
     }
 

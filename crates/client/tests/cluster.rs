@@ -475,6 +475,7 @@ async fn status_and_metrics_come_from_the_node_asked() {
                     hints: 0,
                     oldest_hint_s: None,
                     settling_paused: String::new(),
+                    store_failed: String::new(),
                     features: Default::default(),
                 };
                 Some(Reaction::Answer(Frame::new(&reply, Bytes::new())))

@@ -31,6 +31,16 @@ pub(crate) struct View {
 impl View {
     fn new(history: History) -> View {
         let membership = Membership::fold(&history);
+        View::of(history, membership)
+    }
+
+    /// With a history that has more entries.
+    fn follow(&self, history: History) -> View {
+        let membership = self.membership.follow(&history);
+        View::of(history, membership)
+    }
+
+    fn of(history: History, membership: Membership) -> View {
         let buckets = Buckets::fold(&membership);
         let features = Features::fold(&membership);
         let digest = Digest(u128::from_be_bytes(history.digest()));
@@ -247,7 +257,7 @@ impl Cluster {
         }
         let stored = vec![(Space::Meta, HISTORY, Some(history.to_bytes().into()))];
         write_durably(&*self.storage, stored).await.map_err(HistoryError::from)?;
-        let view = View::new(history);
+        let view = view.follow(history);
         tracing::info!(view = %view.digest, entries = view.history.len(), "the membership history has grown");
         // Nobody is to find a founded cluster of which nobody serves anything.
         self.chain.follow(&view);

@@ -195,7 +195,8 @@ fn check_members(node: &Shared, view: &View, changes: &[Change]) -> Result<(), F
             }
         }
     }
-    let plan = Plan::new(&view.history, changes.to_vec()).map_err(|error| invalid(error.to_string()))?;
+    let plan = Plan::following(&view.membership, &view.history, changes.to_vec())
+        .map_err(|error| invalid(error.to_string()))?;
     view.features.check(&plan).map_err(|error| invalid(error.to_string()))?;
     features::check_newcomers(node, view, changes)
 }

@@ -1,5 +1,6 @@
 //! The membership history: a set of entries that only grows.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeSet, btree_set};
 use std::fmt;
 use std::sync::OnceLock;
@@ -154,16 +155,16 @@ impl History {
     /// The MD5 of [`to_bytes`](Self::to_bytes). It is kept until the history changes.
     #[must_use]
     pub fn digest(&self) -> [u8; 16] {
-        *self.digest.get_or_init(|| {
-            let mut hasher = Md5::new_with_prefix([codec::FORMAT]);
-            let mut bytes = Vec::new();
-            for entry in &self.entries {
-                bytes.clear();
-                codec::write_entry(&mut bytes, entry);
-                hasher.update(&bytes);
-            }
-            hasher.finalize().into()
-        })
+        *self.digest.get_or_init(|| digest(self.entries()))
+    }
+
+    /// The digest of the history of the first `count` entries, if there are so many.
+    pub(crate) fn digest_of_first(&self, count: usize) -> Option<[u8; 16]> {
+        match count.cmp(&self.len()) {
+            Ordering::Less => Some(digest(self.entries().take(count))),
+            Ordering::Equal => Some(self.digest()),
+            Ordering::Greater => None,
+        }
     }
 
     /// The canonical bytes, as drawn above.
@@ -198,6 +199,17 @@ impl History {
         }
         Ok(Self { entries, digest: OnceLock::new() })
     }
+}
+
+fn digest<'a>(entries: impl Iterator<Item = &'a Entry>) -> [u8; 16] {
+    let mut hasher = Md5::new_with_prefix([codec::FORMAT]);
+    let mut bytes = Vec::new();
+    for entry in entries {
+        bytes.clear();
+        codec::write_entry(&mut bytes, entry);
+        hasher.update(&bytes);
+    }
+    hasher.finalize().into()
 }
 
 pub(crate) fn room_for(len: usize) -> Result<(), HistoryFull> {

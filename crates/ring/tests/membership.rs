@@ -148,6 +148,21 @@ proptest! {
     }
 
     #[test]
+    fn following_is_folding(entries in arrivals(40), known in 0..40_usize, late in any::<bool>()) {
+        let whole = history(&entries);
+        // What was known may be the beginning, or anything else: then entries come in between, or are not there at all.
+        let known: Vec<Entry> = match late {
+            true => whole.entries().rev().take(known).cloned().collect(),
+            false => whole.entries().take(known).cloned().collect(),
+        };
+        let before = Membership::fold(&history(&known));
+        for next in [&whole, &history(&[]), &history(&entries[..entries.len() / 2])] {
+            let (followed, folded) = (before.follow(next), Membership::fold(next));
+            prop_assert_eq!(format!("{followed:?}"), format!("{folded:?}"));
+        }
+    }
+
+    #[test]
     fn every_entry_is_accounted_for(entries in arrivals(40)) {
         let whole = history(&entries);
         let membership = Membership::fold(&whole);

@@ -41,9 +41,11 @@ pub struct Figures {
     pub history_bytes: usize,
     /// To fold it.
     pub fold: Duration,
+    /// To go on from there with the join of one more node.
+    pub follow: Duration,
     /// One preference list, its first six nodes, position and partition of the key included.
     pub preference: Duration,
-    /// To plan the join of one more node, the fold of the history included.
+    /// To plan the join of one more node, as a node does that has folded the history.
     pub plan: Duration,
     /// Replicas that move for it.
     pub replicas_moved: usize,
@@ -57,9 +59,9 @@ impl Scale {
     /// Measures, and prints a line for each size.
     pub fn run(&self) {
         println!(
-            "| nodes | partitions | history | fold | preference list | plan of a join | replicas moved | gossip: p50 / p99 | bytes a node and change |"
+            "| nodes | partitions | history | fold | one more join | preference list | plan of a join | replicas moved | gossip: p50 / p99 | bytes a node and change |"
         );
-        println!("|---|---|---|---|---|---|---|---|---|");
+        println!("|---|---|---|---|---|---|---|---|---|---|");
         let mut before: Option<Figures> = None;
         for &nodes in &self.nodes {
             let figures = measure(nodes, self.changes);
@@ -78,6 +80,7 @@ fn line(figures: &Figures) -> String {
         partitions,
         history_bytes,
         fold,
+        follow,
         preference,
         plan,
         replicas_moved,
@@ -85,8 +88,9 @@ fn line(figures: &Figures) -> String {
         change_bytes,
     } = figures;
     format!(
-        "| {nodes} | {partitions} | {history_bytes} B | {:.2} ms | {} ns | {:.2} ms | {replicas_moved} | {:.1} / {:.1} s | {change_bytes:.0} |",
+        "| {nodes} | {partitions} | {history_bytes} B | {:.2} ms | {:.2} ms | {} ns | {:.2} ms | {replicas_moved} | {:.1} / {:.1} s | {change_bytes:.0} |",
         fold.as_secs_f64() * 1e3,
+        follow.as_secs_f64() * 1e3,
         preference.as_nanos(),
         plan.as_secs_f64() * 1e3,
         spread_s.0,
@@ -99,11 +103,12 @@ fn growth(before: &Figures, after: &Figures) -> String {
     let times = |before: f64, after: f64| format!("x {:.1}", after / before);
     let time = |of: fn(&Figures) -> Duration| times(of(before).as_secs_f64(), of(after).as_secs_f64());
     format!(
-        "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+        "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
         times(before.nodes.into(), after.nodes.into()),
         times(before.partitions.into(), after.partitions.into()),
         times(before.history_bytes as f64, after.history_bytes as f64),
         time(|figures| figures.fold),
+        time(|figures| figures.follow),
         time(|figures| figures.preference),
         time(|figures| figures.plan),
         times(before.replicas_moved as f64, after.replicas_moved as f64),
@@ -117,13 +122,19 @@ pub fn measure(nodes: u32, changes: u32) -> Figures {
     let history = history(nodes);
     let (membership, fold) = timed(|| Membership::fold(&history));
     let join = Change::Join(member(nodes));
-    let (plan, planned) = timed(|| Plan::new(&history, [join.clone()]).expect("there are partitions enough"));
+    let mut longer = history.clone();
+    longer.insert(entry(u64::from(nodes) + 2, join.clone())).expect("there is room");
+    let (_, follow) = timed(|| membership.follow(&longer));
+    let (plan, planned) = timed(|| {
+        Plan::following(&membership, &history, [join.clone()]).expect("there are partitions enough")
+    });
     let (spread_s, change_bytes) = gossip(nodes, changes, &entry(2, join).to_bytes());
     Figures {
         nodes,
         partitions: membership.partitions().get(),
         history_bytes: history.to_bytes().len(),
         fold,
+        follow,
         preference: preference(&membership),
         plan: planned,
         replicas_moved: plan.moves().len(),
