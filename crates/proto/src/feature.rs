@@ -9,7 +9,7 @@ use std::{
     str::FromStr,
 };
 
-use dynkv_ring::{Change, Membership, Plan};
+use dynkv_ring::{Change, Membership, NodeId, Plan};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -219,16 +219,18 @@ impl Features {
     /// Whether everything that `plan` takes is switched on.
     ///
     /// # Errors
-    /// [`FeatureOff`] if homes of partitions would be others, and [`Feature::Moving`] is off.
+    /// [`FeatureOff`] if [`Feature::Moving`] is off, and not every member keeps every partition, before and after. Not only if this plan moves data: two
+    /// that move nothing by themselves, made at two nodes at once, may do so together.
     pub fn check(&self, plan: &Plan) -> Result<(), FeatureOff> {
-        // In another order they are the same homes.
-        let moves = |change: &dynkv_ring::PartitionChange| {
-            change.before.len() != change.after.len()
-                || change.before.iter().any(|home| !change.after.contains(home))
+        let on_the_ring = |membership: &Membership| -> BTreeSet<NodeId> {
+            membership.ring().members().iter().map(|member| member.id).collect()
         };
-        match plan.partitions().iter().any(moves) && !self.is_on(Feature::Moving) {
-            true => Err(FeatureOff { feature: Feature::Moving }),
-            false => Ok(()),
+        let before = on_the_ring(plan.before());
+        let keeps_all =
+            before.len() <= usize::from(plan.before().replicas()) && before == on_the_ring(plan.after());
+        match keeps_all || self.is_on(Feature::Moving) {
+            true => Ok(()),
+            false => Err(FeatureOff { feature: Feature::Moving }),
         }
     }
 }
@@ -250,12 +252,16 @@ mod tests {
     use super::*;
 
     fn history(changes: impl IntoIterator<Item = Change>) -> History {
+        history_of(&["n1", "n2", "n3", "n4"], changes)
+    }
+
+    fn history_of(members: &[&str], changes: impl IntoIterator<Item = Change>) -> History {
         let id = |text: &str| text.parse().expect("a good id");
         let founding = Founding {
             cluster: "c".into(),
             partitions: PartitionCount::new(16).expect("a power of two"),
             replicas: 3,
-            members: ["n1", "n2", "n3", "n4"].map(|node| Member::new(id(node))).to_vec(),
+            members: members.iter().map(|node| Member::new(id(node))).collect(),
         };
         let mut history = History::new();
         for (time, change) in (1..).zip([Change::Found(founding)].into_iter().chain(changes)) {
@@ -300,20 +306,28 @@ mod tests {
 
     #[test]
     fn what_moves_data_takes_moving() {
-        let plan = |change: Change| Plan::new(&history([]), [change]).expect("it can be meant");
+        let (four, three) = (history([]), history_of(&["n1", "n2", "n3"], []));
+        let plan = |history: &History, change: Change| Plan::new(history, [change]).expect("it can be meant");
         let node = |text: &str| text.parse().expect("a good id");
         let (off, on) = (features([]), features([Feature::Moving.to_change()]));
+        let refused = Err(FeatureOff { feature: Feature::Moving });
+        let place = Change::Place { node: node("n1"), zone: String::new(), host: "rack".into() };
+        let weight = Change::Weight { node: node("n1"), weight: 100 };
         for change in [
             Change::Join(Member::new(node("n5"))),
             Change::Leave(node("n1")),
             Change::Remove(node("n1")),
             Change::Replace { old: node("n1"), new: Member::new(node("n5")) },
-            Change::Weight { node: node("n1"), weight: 100 },
+            weight.clone(),
+            // It moves nothing, but together with another node's might.
+            place.clone(),
         ] {
-            assert_eq!(off.check(&plan(change.clone())), Err(FeatureOff { feature: Feature::Moving }));
-            assert_eq!(on.check(&plan(change)), Ok(()));
+            let plan = plan(&four, change);
+            assert_eq!((off.check(&plan), on.check(&plan)), (refused, Ok(())));
         }
-        let place = Change::Place { node: node("n1"), zone: String::new(), host: "rack".into() };
-        assert_eq!(off.check(&plan(place)), Ok(()));
+        assert_eq!(off.check(&plan(&three, Change::Join(Member::new(node("n5"))))), refused);
+        // Where everybody keeps everything, nothing can move.
+        assert_eq!(off.check(&plan(&three, weight)), Ok(()));
+        assert_eq!(off.check(&plan(&three, place)), Ok(()));
     }
 }

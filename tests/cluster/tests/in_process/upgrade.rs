@@ -197,3 +197,37 @@ async fn what_comes_with_a_founding_is_what_its_node_knows() {
     admin.refresh().await.unwrap();
     assert_eq!(admin.view().features().iter().map(|on| on.number).collect::<Vec<_>>(), [1]);
 }
+
+#[tokio::test]
+async fn a_disk_that_is_lost_before_moving_is_on_is_filled_and_waits_for_it() {
+    let mut cluster = Cluster::unfounded_with(3, old()).await;
+    cluster.found().await;
+    cluster.client(Role::Admin).await.put("b", "k", "v").w(3).await.unwrap();
+    cluster.set_features(FeatureSet::known());
+    let lost = id("n3");
+    for node in ["n1", "n2"] {
+        cluster.stop(id(node)).await;
+        cluster.restart(id(node)).await;
+        cluster.settled().await;
+    }
+    cluster.stop(lost).await;
+    std::fs::remove_dir_all(cluster.data_dir(lost)).unwrap();
+    cluster.restart(lost).await;
+    in_time("it serves", cluster.node(lost).serving()).await.unwrap();
+    let admin = cluster.client(Role::Admin).await;
+    eventually("it says what it waits for", async || {
+        let told = admin.transfers(lost).await.ok()?;
+        told.transfers
+            .iter()
+            .any(|transfer| transfer.reason.contains("`dyn cluster enable moving`"))
+            .then_some(())
+    })
+    .await;
+    enabled(&cluster, id("n1")).await;
+    eventually("it is a member of every partition", async || {
+        cluster.running().all(|node| node.misplaced().is_none()).then_some(())
+    })
+    .await;
+    let client = cluster.client(Role::Reader).await;
+    assert_eq!(read(&client, "b", "k").await, ["v"]);
+}
