@@ -140,6 +140,7 @@ metrics! {
     disks_admitted: Counter = Counter::default(), "Times that this node's disk was admitted as a new one";
     put_ids: Gauge = Gauge::default(), "Put ids remembered for retries";
     history_entries: Gauge = Gauge::default(), "Entries of the membership history";
+    store_failed: Gauge = Gauge::default(), "1: the store takes no writes until the node is restarted";
     gossip_messages: Counter = Counter::default(), "Messages of gossip sent";
     gossip_bytes: Counter = Counter::default(), "Bytes of gossip sent, as frames";
     peers_up: Gauge = Gauge::default(), "Other members that are up in this node's opinion";

@@ -506,11 +506,13 @@ fn status(node: &Shared) -> StatusReply {
         oldest_hint_s: load.oldest_hint_s,
         settling_paused: node.settling_paused.reason(),
         features: node.cluster.knows.clone(),
+        store_failed: node.replica.storage.failed().map(|error| error.to_string()).unwrap_or_default(),
     }
 }
 
 /// What the node counts, as OpenMetrics text.
 pub(crate) fn metrics(node: &Shared) -> String {
     node.metrics.history_entries.set(node.cluster.view().history.len() as i64);
+    node.metrics.store_failed.set(node.replica.storage.failed().is_some().into());
     node.metrics.text()
 }

@@ -341,6 +341,8 @@ message! {
         settling_paused: String = String::new(),
         /// Features of the protocol that it knows.
         features: FeatureSet = FeatureSet::default(),
+        /// Why its store takes no writes until it is restarted, or empty.
+        store_failed: String = String::new(),
     }
 }
 

@@ -247,6 +247,9 @@ fn note(view: Digest, asked: &[NodeId], status: &StatusReply, lacks: Option<Stri
     if !status.reason.is_empty() {
         notes.push(status.reason.clone());
     }
+    if !status.store_failed.is_empty() {
+        notes.push(status.store_failed.clone());
+    }
     notes.extend(lacks);
     for (seen, text) in [("down", "no connection to"), ("suspect", "suspects")] {
         let peers = status.peers.iter().filter(|peer| opinion(peer) == seen && asked.contains(&peer.id));
@@ -283,6 +286,7 @@ fn as_json(client: &Client, rows: &[Row]) -> Value {
                 "hints": status.hints,
                 "oldest_hint_s": status.oldest_hint_s,
                 "settling_paused": status.settling_paused,
+                "store_failed": status.store_failed,
                 "features": names(view.features(), &status.features),
                 "peers": status.peers.iter().map(|peer| json!({
                     "node": peer.id.to_string(),
@@ -367,6 +371,7 @@ mod tests {
             hints: 3,
             oldest_hint_s: Some(61),
             settling_paused: String::new(),
+            store_failed: String::new(),
             features: FeatureSet::known(),
         }
     }

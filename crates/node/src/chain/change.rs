@@ -52,41 +52,47 @@ pub(super) enum Voters {
     Everybody(Digest, Vec<NodeId>),
 }
 
-impl Voters {
-    pub(super) fn of(view: &View, members: &Members, gone: &Gone) -> Voters {
+/// Who is to vote, and who cannot.
+pub(super) struct Electorate {
+    pub(super) voters: Voters,
+    pub(super) gone: Gone,
+}
+
+impl Electorate {
+    pub(super) fn of(view: &View, members: &Members, gone: Gone) -> Electorate {
         let left = members.holders.iter().filter(|holder| !gone.nodes.contains(&holder.node)).count();
-        match Freshness::of(view, members.holders.len()).may_choose(left, gone.nodes.len()) {
+        let voters = match Freshness::of(view, members.holders.len()).may_choose(left, gone.nodes.len()) {
             true => Voters::Members,
             // One that never had a disk has never known anything.
             false => {
                 let known = view.membership.members().filter(|state| state.disk.is_some());
                 Voters::Everybody(view.digest, known.map(|state| state.member.id).collect())
             }
-        }
+        };
+        Electorate { voters, gone }
     }
 }
 
-/// Proposes that `wanted` follow on `members`, of whom `gone` serve nobody any more, under a ballot above `highest`, which becomes the highest one heard of.
+/// Proposes that `wanted` follow on `members` under a ballot above `highest`, which becomes the highest one heard of.
 pub(super) async fn attempt(
     node: &Arc<Shared>,
     view: &View,
     partition: PartitionId,
     members: &Arc<Members>,
     wanted: Vec<Holder>,
-    gone: &Gone,
+    electorate: Electorate,
     highest: &mut Round,
 ) -> Attempted {
     let known = node.chain.promised(partition.0).max(*highest);
     let ballot = Round(known.0.saturating_add(1), node.env.random());
-    let voters = Voters::of(view, members, gone);
-    let proposal = Proposal { node, partition: partition.0, members, ballot, gone, voters };
+    let proposal = Proposal { node, partition: partition.0, members, ballot, electorate };
     let Some(promises) = proposal.prepare(view, highest).await else { return Attempted::Lost };
     let (chosen, aborted) = match promises.accepted {
         Some(accepted) if !planted::is(Bug::AcceptedIgnored) => (accepted.members, false),
         _ => match proposal.join(&wanted, &promises.sealed).await {
             true => (wanted, false),
             // Most of the members are lost: with them there is nothing to go back to.
-            false if matches!(proposal.voters, Voters::Everybody(..)) => return Attempted::Lost,
+            false if matches!(proposal.electorate.voters, Voters::Everybody(..)) => return Attempted::Lost,
             // The members themselves need nothing.
             false => (members.holders.clone(), true),
         },
@@ -103,8 +109,7 @@ struct Proposal<'a> {
     partition: u32,
     members: &'a Arc<Members>,
     ballot: Round,
-    gone: &'a Gone,
-    voters: Voters,
+    electorate: Electorate,
 }
 
 /// What the members have promised.
@@ -117,11 +122,12 @@ struct Promises {
 
 impl Proposal<'_> {
     async fn prepare(&self, view: &View, highest: &mut Round) -> Option<Promises> {
-        let Proposal { node, partition, members, ballot, gone, .. } = *self;
+        let Proposal { node, partition, members, ballot, electorate: Electorate { voters, gone } } = self;
+        let (partition, ballot) = (*partition, *ballot);
         if !answer::knows(node, &gone.replaced) {
             return None;
         }
-        let (everybody, voters) = match &self.voters {
+        let (everybody, voters) = match voters {
             Voters::Members => (None, members.homes.len()),
             Voters::Everybody(view, nodes) => (Some(*view), nodes.len()),
         };
@@ -207,7 +213,7 @@ impl Proposal<'_> {
             spread::adopt(node, vec![decided.clone()]).await;
         }
         let accepted = Accepted { ballot, members: chosen.clone() };
-        let (everybody, needed) = match &self.voters {
+        let (everybody, needed) = match &self.electorate.voters {
             Voters::Members if planted::is(Bug::DecidedAfterOne) => (false, 1),
             Voters::Members => (false, members.holders.len() / 2 + 1),
             Voters::Everybody(_, nodes) => (true, nodes.len()),
@@ -240,7 +246,7 @@ impl Proposal<'_> {
         R::Reply: Message,
     {
         let me = self.node.cluster.me.id;
-        let voters = match &self.voters {
+        let voters = match &self.electorate.voters {
             Voters::Members => &*self.members.homes,
             Voters::Everybody(_, nodes) => nodes,
         };

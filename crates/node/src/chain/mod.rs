@@ -43,7 +43,7 @@ pub(crate) use self::{
     target::target,
 };
 use self::{
-    change::{Attempted, Gone, Voters, attempt},
+    change::{Attempted, Electorate, Gone, Voters, attempt},
     target::{Freshness, next},
 };
 use crate::{
@@ -118,15 +118,17 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
             next(&members.holders, &target, |holder| said.ready.contains(&(holder.node, partition.0)));
         let is_moved = wanted.len() != members.holders.len()
             || wanted.iter().any(|holder| !members.holders.contains(holder));
-        let gone = said.gone(&view, &members);
+        let electorate = Electorate::of(&view, &members, said.gone(&view, &members));
         let up = members
             .holders
             .iter()
             .filter(|holder| is_up(node, &holder.node) && has_its_disk(&view, holder))
             .count();
         // A seal that cannot be followed by a decision only stops requests.
-        let may_decide = match Voters::of(&view, &members, &gone) {
-            Voters::Members => Freshness::of(&view, members.holders.len()).may_choose(up, gone.nodes.len()),
+        let may_decide = match &electorate.voters {
+            Voters::Members => {
+                Freshness::of(&view, members.holders.len()).may_choose(up, electorate.gone.nodes.len())
+            }
             Voters::Everybody(_, nodes) => nodes.iter().all(|other| is_up(node, other)),
         };
         if !may_decide {
@@ -135,7 +137,7 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
         let view = &view;
         let mut highest = pace.highest.get(&partition.0).copied().unwrap_or_default();
         (is_moved || node.chain.is_sealed(partition.0)).then_some(async move {
-            let attempted = attempt(node, view, partition, &members, wanted, &gone, &mut highest).await;
+            let attempted = attempt(node, view, partition, &members, wanted, electorate, &mut highest).await;
             (partition, attempted, highest)
         })
     });

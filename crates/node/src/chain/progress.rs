@@ -9,7 +9,7 @@ use std::{
 };
 
 use dynkv_proto::{
-    Digest, Failure, FailureCode, LimitTransfersReply, Transfer, TransferState, TransfersReply,
+    Digest, Failure, FailureCode, Feature, LimitTransfersReply, Transfer, TransferState, TransfersReply,
 };
 use dynkv_ring::{NodeId, PartitionId};
 use tokio::time::{Instant, sleep, timeout};
@@ -330,7 +330,18 @@ fn reason(
     error: Option<&str>,
 ) -> String {
     let out_of_reach = peer != node.cluster.me.id && !node.peers.is_reachable(peer);
+    let is_on = |feature| node.cluster.view().features.is_on(feature);
+    if let Some(failed) = node.replica.storage.failed() {
+        return failed.to_string();
+    }
     match (state, error) {
+        // As where a disk was lost: nobody may join or leave.
+        (TransferState::Received, _) if !is_on(Feature::Moving) => {
+            format!(
+                "read; waits until the feature {moving} is on: `dyn cluster enable {moving}`",
+                moving = Feature::Moving
+            )
+        }
         (TransferState::Received, _) if !partitions.missing.is_empty() => {
             format!("their members cannot agree without {}, out of reach", names(&partitions.missing))
         }

@@ -8,7 +8,7 @@ use std::{
     ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
@@ -62,6 +62,7 @@ pub struct FjallStorage {
     queue: SyncSender<Submitted>,
     writer: Mutex<Option<JoinHandle<()>>>,
     closing: Arc<AtomicBool>,
+    failed: Arc<OnceLock<StorageError>>,
 }
 
 enum Submitted {
@@ -111,11 +112,12 @@ impl FjallStorage {
             database: database.clone(),
         };
         let (queue, submitted) = sync_channel(QUEUE_MAX);
+        let failed = Arc::new(OnceLock::new());
         let writer = {
-            let engine = engine.clone();
+            let (engine, health) = (engine.clone(), Health { first: None, failed: failed.clone() });
             std::thread::Builder::new()
                 .name("dynkv-storage".into())
-                .spawn(move || write_until_closed(&engine, &submitted))
+                .spawn(move || write_until_closed(&engine, &submitted, health))
                 .map_err(|error| StorageError::Failed {
                     reason: format!("no thread for the store: {error}"),
                 })?
@@ -123,7 +125,7 @@ impl FjallStorage {
         let closing = Arc::new(AtomicBool::new(false));
         let engine = RwLock::new(Some(engine));
         let directory = directory.to_owned();
-        Ok(FjallStorage { directory, engine, queue, writer: Mutex::new(Some(writer)), closing })
+        Ok(FjallStorage { directory, engine, queue, writer: Mutex::new(Some(writer)), closing, failed })
     }
 
     fn with_engine<T>(
@@ -177,6 +179,10 @@ impl Storage for FjallStorage {
         })
     }
 
+    fn failed(&self) -> Option<StorageError> {
+        self.failed.get().cloned()
+    }
+
     fn stats(&self) -> StorageStats {
         let stats = self.with_engine(|engine| {
             Ok(StorageStats {
@@ -211,7 +217,7 @@ impl Engine {
         }
     }
 
-    fn commit(&self, overlay: Overlay) -> Result<(), StorageError> {
+    fn commit(&self, overlay: Overlay) -> fjall::Result<()> {
         // The default durability of a batch is fjall's `Buffer`: with the operating system when this returns.
         let mut batch = self.database.batch();
         for ((space, key), value) in overlay {
@@ -220,11 +226,11 @@ impl Engine {
                 None => batch.remove(self.keyspace(space), key),
             }
         }
-        batch.commit().map_err(failed)
+        batch.commit()
     }
 
-    fn sync(&self) -> Result<(), StorageError> {
-        self.database.persist(PersistMode::SyncAll).map_err(failed)
+    fn sync(&self) -> fjall::Result<()> {
+        self.database.persist(PersistMode::SyncAll)
     }
 }
 
@@ -267,15 +273,41 @@ fn failed(error: fjall::Error) -> StorageError {
             StorageError::Failed { reason: error.to_string() }
         }
         fjall::Error::Locked => StorageError::Failed { reason: "it is open in another process".into() },
-        fjall::Error::Poisoned => StorageError::Failed {
-            reason: "an earlier write failed, the store takes no more: restart the node".into(),
-        },
         other => StorageError::Failed { reason: format!("{other:?}") },
     }
 }
 
+/// What has become of writes. The engine takes none any more once one has failed, and does not say why.
+struct Health {
+    first: Option<String>,
+    failed: Arc<OnceLock<StorageError>>,
+}
+
+impl Health {
+    fn note(&mut self, outcome: fjall::Result<()>) -> Result<(), StorageError> {
+        match outcome {
+            Ok(()) => {
+                self.first = None;
+                Ok(())
+            }
+            Err(fjall::Error::Poisoned) => {
+                let first = self.first.as_deref().unwrap_or("an earlier write failed");
+                let reason = format!("{first}; it takes no more: restart the node");
+                Err(self.failed.get_or_init(|| StorageError::Failed { reason }).clone())
+            }
+            Err(error) => {
+                let error = failed(error);
+                if let StorageError::Failed { reason } = &error {
+                    self.first.get_or_insert_with(|| reason.clone());
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
 /// The writing thread.
-fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
+fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>, mut health: Health) {
     // By when what was acknowledged from memory is to be on disk.
     let mut sync_by: Option<Instant> = None;
     let mut sync_took = Duration::ZERO;
@@ -286,7 +318,7 @@ fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
         };
         let mut batch = Batch::default();
         match next {
-            Ok(first) => batch.apply_queued(engine, submitted, first),
+            Ok(first) => batch.apply_queued(engine, submitted, first, &mut health),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
@@ -295,7 +327,7 @@ fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
         if batch.on_disk.len() > 1 {
             let until = Instant::now() + sync_took / 2;
             while let Ok(next) = submitted.recv_timeout(until.saturating_duration_since(Instant::now())) {
-                batch.apply_queued(engine, submitted, next);
+                batch.apply_queued(engine, submitted, next, &mut health);
                 if batch.closed || batch.on_disk.len() >= BATCH_MAX {
                     break;
                 }
@@ -306,7 +338,7 @@ fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
         let due = sync_by.is_some_and(|by| by <= Instant::now());
         if due || !batch.on_disk.is_empty() {
             let begun = Instant::now();
-            let synced = engine.sync();
+            let synced = health.note(engine.sync());
             sync_took = begun.elapsed();
             sync_by = None;
             if let Err(error) = &synced {
@@ -321,7 +353,7 @@ fn write_until_closed(engine: &Engine, submitted: &Receiver<Submitted>) {
             break;
         }
     }
-    if let Err(error) = engine.sync() {
+    if let Err(error) = health.note(engine.sync()) {
         tracing::error!(%error, "the last sync of the store failed");
     }
 }
@@ -338,7 +370,13 @@ struct Batch {
 
 impl Batch {
     /// Runs and commits what is queued, as one atomic batch; acknowledges what memory is enough for.
-    fn apply_queued(&mut self, engine: &Engine, submitted: &Receiver<Submitted>, first: Submitted) {
+    fn apply_queued(
+        &mut self,
+        engine: &Engine,
+        submitted: &Receiver<Submitted>,
+        first: Submitted,
+        health: &mut Health,
+    ) {
         let mut overlay = Overlay::new();
         let (mut in_memory, mut on_disk): (Vec<Done>, Vec<Done>) = (Vec::new(), Vec::new());
         let mut next = Some(first);
@@ -364,7 +402,7 @@ impl Batch {
             }
             next = submitted.try_recv().ok();
         }
-        let committed = engine.commit(overlay);
+        let committed = health.note(engine.commit(overlay));
         for done in in_memory {
             done(committed.clone());
         }

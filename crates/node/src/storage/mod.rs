@@ -118,6 +118,11 @@ pub trait Storage: Send + Sync + 'static {
     /// [`StorageError::Busy`] and [`StorageError::Closed`]; `apply` is dropped without having run then.
     fn submit(&self, durability: Durability, apply: Apply) -> Result<(), StorageError>;
 
+    /// Why no write will succeed until the store is opened again; `None`: writes may succeed.
+    fn failed(&self) -> Option<StorageError> {
+        None
+    }
+
     /// Sizes.
     fn stats(&self) -> StorageStats;
 

@@ -1,9 +1,15 @@
 //! Clusters that grow and shrink while they keep everything: nodes join, leave, die and are replaced.
 
+use std::{io::Write, path::Path, process::Command};
+
 use dynkv_tests::{process::run, wait::eventually};
 use serde_json::Value;
 
-use crate::{fleet::Fleet, survival::runtime};
+use crate::{
+    fleet::Fleet,
+    namespaces::{self, Own},
+    survival::runtime,
+};
 
 const KEYS: usize = 3000;
 
@@ -145,4 +151,51 @@ fn what_moves_is_shown_and_limited_and_dead_nodes_are_replaced_and_removed() {
     apply(&fleet, &["--remove", "n3"], &["--yes-remove", "n3"]);
     settled(&fleet, 3);
     check_all(&fleet);
+}
+
+/// The disk of a node that joins fills: it takes no more and says why, the others serve on, and with room it goes on after a restart.
+#[test]
+fn the_disk_of_a_node_that_joins_fills() {
+    if !namespaces::inside("moving::the_disk_of_a_node_that_joins_fills", Own::FileSystems) {
+        return;
+    }
+    let mut fleet = filled();
+    std::fs::create_dir(fleet.path("data-n4")).unwrap();
+    let mount = ["-t", "tmpfs", "-o", "size=64m", "tmpfs", &fleet.text("data-n4")];
+    run(Command::new("mount").args(mount)).ok();
+    let fourth = fleet.add_node(&[]);
+    fleet.process(fourth).wait_for("waiting");
+    let ballast = fleet.path("data-n4/ballast");
+    fill_up(&ballast, 256 * 1024);
+    apply(&fleet, &["--join", "n4"], &[]);
+    let node = |told: &Value| told["nodes"].as_array().unwrap().iter().find(|of| of["node"] == "n4").cloned();
+    runtime().block_on(eventually("it says why nothing moves", async || {
+        let joins = node(&json(&fleet.run(&["transfers", "--json"]).ok()))?;
+        let says_why = |pair: &Value| pair["reason"].as_str().unwrap().contains("No space left");
+        let transfers = joins["transfers"].as_array()?;
+        (!transfers.is_empty() && transfers.iter().all(says_why)).then_some(())
+    }));
+    let status = node(&json(&fleet.run(&["status", "--json"]).ok())).unwrap();
+    assert!(status["store_failed"].as_str().unwrap().contains("restart the node"), "{status}");
+    assert_eq!(counted(&fleet, "n4", "dynkv_store_failed"), 1.0);
+    check_all(&fleet);
+
+    std::fs::remove_file(ballast).unwrap();
+    fleet.process(fourth).terminate();
+    fleet.process(fourth).ended();
+    fleet.start_node(fourth);
+    settled(&fleet, 4);
+    check_all(&fleet);
+    fleet.run(&["verify", "n4"]).ok();
+}
+
+/// Writes a file until there are but `left` bytes on its disk.
+fn fill_up(path: &Path, left: u64) {
+    let mut file = std::fs::File::create(path).unwrap();
+    let mut bytes = 0;
+    while file.write_all(&[0; 4096]).is_ok() {
+        bytes += 4096;
+        assert!(bytes < 1 << 30, "the disk never fills");
+    }
+    file.set_len(bytes - left).unwrap();
 }

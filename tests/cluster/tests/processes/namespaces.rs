@@ -1,4 +1,4 @@
-//! Network namespaces: each node has a network of its own, whose links can be cut.
+//! Namespaces: a test has file systems of its own, or each node a network of its own, whose links can be cut.
 //!
 //! ```text
 //!   node 1: eth0 10.77.0.1 ---- port1 \
@@ -18,24 +18,47 @@ const INSIDE: &str = "DYNKV_TEST_NAMESPACE";
 /// Ends a namespace whose test was killed, in seconds.
 const HOLD_S: &str = "300";
 
-/// What a test needs, tried where it harms nobody.
-const PROBE: &str =
-    "ip link add bridge type bridge && ip link add port type veth peer name eth0 && nsenter --version";
+/// What a test may have of its own.
+pub(crate) enum Own {
+    /// Networks.
+    Networks,
+    /// File systems.
+    FileSystems,
+}
+
+impl Own {
+    fn flag(&self) -> &'static str {
+        match self {
+            Own::Networks => "--net",
+            Own::FileSystems => "--mount",
+        }
+    }
+
+    /// What a test needs, tried where it harms nobody.
+    fn probe(&self) -> &'static str {
+        match self {
+            Own::Networks => {
+                "ip link add bridge type bridge && ip link add port type veth peer name eth0 && nsenter --version"
+            }
+            Own::FileSystems => "mount -t tmpfs -o size=64k tmpfs /mnt",
+        }
+    }
+}
 
 /// Runs the calling test again in a namespace of its own, unless this is that run: `true` says so, and the test goes on.
-/// Where there are no namespaces the test is skipped, with the reason on stderr.
+/// Where there are no such namespaces the test is skipped, with the reason on stderr.
 ///
 /// # Panics
 /// When the test fails in there.
-pub(crate) fn inside(test: &str) -> bool {
+pub(crate) fn inside(test: &str, own: Own) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
     // As its own root nobody needs to be the machine's.
     let mut reason = String::new();
-    for flags in [&["--map-root-user", "--net"][..], &["--net"]] {
+    for flags in [&["--map-root-user", own.flag()][..], &[own.flag()]] {
         let probe =
-            Command::new("unshare").args(flags).args(["sh", "-c", PROBE]).stdin(Stdio::null()).output();
+            Command::new("unshare").args(flags).args(["sh", "-c", own.probe()]).stdin(Stdio::null()).output();
         match probe {
             Ok(probe) if probe.status.success() => {
                 let this = std::env::current_exe().expect("this program has a path");
@@ -51,7 +74,7 @@ pub(crate) fn inside(test: &str) -> bool {
             Err(error) => reason = format!("unshare: {error}"),
         }
     }
-    eprintln!("{test} was skipped, for there are no network namespaces here: {reason}");
+    eprintln!("{test} was skipped, for there are no namespaces for it here: {reason}");
     false
 }
 

@@ -4,13 +4,13 @@ use crate::{
     faults::{PUTS, ids},
     fleet::Fleet,
     load::{Load, back, connect, missed, until_seen},
-    namespaces,
+    namespaces::{self, Own},
     survival::runtime,
 };
 
 #[test]
 fn links_fail_one_after_the_other_under_load() {
-    if !namespaces::inside("partitions::links_fail_one_after_the_other_under_load") {
+    if !namespaces::inside("partitions::links_fail_one_after_the_other_under_load", Own::Networks) {
         return;
     }
     let fleet = Fleet::start_in(namespaces::create(3));

@@ -280,6 +280,7 @@ mod tests {
             hints: 0,
             oldest_hint_s: None,
             settling_paused: String::new(),
+            store_failed: String::new(),
             features: FeatureSet::known(),
         };
         assert!(check_member(&spec, &status("n1", false, nothing)).is_ok());

@@ -295,6 +295,7 @@ pub(super) mod tests {
             hints: 0,
             oldest_hint_s: None,
             settling_paused: String::new(),
+            store_failed: String::new(),
             features: FeatureSet::known(),
         }
     }
