@@ -78,6 +78,8 @@ pub enum Bug {
     TransferTakenForDone,
     /// A node that is told to leave says at once that it has left.
     LeftAtOnce,
+    /// A disk takes another's place before its process would have heard of another one under the same name.
+    DiskNamedUnheard,
     /// A comparison leaves out the last of the sixteen subtrees below each root.
     ComparisonSkipsSubtree,
     /// A record that fails its checksum is answered as one that is not there.
@@ -123,7 +125,7 @@ mod live {
 
     impl Bug {
         /// All of them.
-        pub const ALL: [Bug; 51] = [
+        pub const ALL: [Bug; 52] = [
             Bug::ActorReusedAfterRestart,
             Bug::DotReusedAfterFailedWrite,
             Bug::ContextOfCoordinator,
@@ -160,6 +162,7 @@ mod live {
             Bug::ReadFromUnsealed,
             Bug::TransferTakenForDone,
             Bug::LeftAtOnce,
+            Bug::DiskNamedUnheard,
             Bug::ComparisonSkipsSubtree,
             Bug::DamagedReadsAsAbsent,
             Bug::TombstoneByTime,

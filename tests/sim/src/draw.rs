@@ -185,6 +185,7 @@ fn draw_what(kind: Kind, random: &mut StdRng, nodes: usize, sessions: usize, at_
         Kind::Wipe => What::Wipe(node),
         Kind::Restore => What::Restore(node, random.random_range(0..=at_ms)),
         Kind::Clone => What::Clone(node),
+        Kind::Twin => What::Twin(node),
         Kind::Rot => What::Rot(node, random.random_range(1..=8)),
         Kind::Drift => What::Drift(node, random.random_range(2..=8)),
     }

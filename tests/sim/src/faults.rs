@@ -162,8 +162,8 @@ impl<'a> Nemesis<'a> {
                     world.hosts[*node].known = None;
                 }
             }
-            What::Clone(node) => {
-                let double = world.duplicate(*node);
+            What::Clone(node) | What::Twin(node) => {
+                let double = world.duplicate(*node, kind == Kind::Clone);
                 world.start(double);
                 self.doubles.insert(index, double);
             }
@@ -238,7 +238,7 @@ impl<'a> Nemesis<'a> {
             What::Clock(node, _) => world.set_skew(*node, 0),
             // Whoever notices mends it.
             What::Rot(..) | What::Drift(..) | What::Change(_) | What::Enable => {}
-            What::Clone(_) => {
+            What::Clone(_) | What::Twin(_) => {
                 if let Some(double) = self.doubles.remove(&index) {
                     world.kill(double);
                 }

@@ -116,6 +116,8 @@ pub enum What {
     Restart(usize, Release),
     /// An operator switches on what only new versions know.
     Enable,
+    /// A second process runs under a node's name on an empty disk, at another address.
+    Twin(usize),
     /// A bit flips in about one of so many records of a disk.
     Rot(usize, u32),
     /// A node's digest index loses or changes about one of so many entries: nobody knows how.
@@ -210,10 +212,11 @@ pub enum Kind {
     Drift,
     Change,
     Upgrade,
+    Twin,
 }
 
 impl Kind {
-    /// All of them but changes of members, which are drawn by themselves, and of versions.
+    /// All of them but changes of members, which are drawn by themselves, of versions, and twins: one that is cut off from the node whose name it has takes its place.
     pub const ALL: [Kind; 18] = [
         Kind::Kill,
         Kind::PowerLoss,
@@ -263,6 +266,7 @@ impl Kind {
             Kind::Drift => "drifted indexes",
             Kind::Change => "changes of members",
             Kind::Upgrade => "upgrades",
+            Kind::Twin => "twins",
         }
     }
 }
@@ -295,6 +299,7 @@ impl What {
             What::Wipe(_) => Kind::Wipe,
             What::Restore(..) => Kind::Restore,
             What::Clone(_) => Kind::Clone,
+            What::Twin(_) => Kind::Twin,
             What::Rot(..) => Kind::Rot,
             What::Drift(..) => Kind::Drift,
             What::Change(_) => Kind::Change,
@@ -547,6 +552,9 @@ impl fmt::Display for What {
             }
             What::Clone(index) => {
                 write!(f, "a second process runs on a copy of the disk of {}", node(*index))
+            }
+            What::Twin(index) => {
+                write!(f, "a second process runs under the name of {} on an empty disk", node(*index))
             }
             What::Rot(index, one_in) => {
                 write!(f, "a bit flips in one of {one_in} records on the disk of {}", node(*index))

@@ -65,6 +65,17 @@ pub fn records_rot_beside_a_home_that_is_behind(seed: u64) -> Plan {
         .fault(10_500, 100, What::Rot(rotten, 1))
 }
 
+/// Somebody starts a second process with a node's certificate, on an empty disk. It is found out before its disk is taken for the node's new one: otherwise the node would
+/// set its own aside, with all it holds.
+pub fn twin_on_an_empty_disk(seed: u64) -> Plan {
+    let keys = ["k0", "k1"].map(|name| Key::shared(Bucket::Plain, name));
+    Plan::quiet(seed, 3, 15_000).random_sessions(2, &keys).fault(
+        2_000 + 50 * (seed % 20),
+        8_000,
+        What::Twin(seed as usize % 3),
+    )
+}
+
 /// Keys are deleted and settled. Then of five nodes one comes back with a copy of its disk from before, another with an empty one, both cut off
 /// from the other three, while clients reach them all. The old disk must not admit the new one: the two would be two homes of some
 /// keys, acknowledge writes, and be set aside with those when they meet the others.

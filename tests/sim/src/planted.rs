@@ -39,7 +39,8 @@ mod live {
             | Bug::DuplicatesUnsaid
             | Bug::ComparisonSkipsSubtree
             | Bug::DamagedReadsAsAbsent
-            | Bug::AdmittedByOne => 200,
+            | Bug::AdmittedByOne
+            | Bug::DiskNamedUnheard => 200,
             _ => 1_000,
         }
     }
@@ -75,6 +76,7 @@ mod live {
             Bug::HintRemovedOnMemoryAck => plans::hint_target_loses_power(2 * seed + 1),
             Bug::ComparisonSkipsSubtree => plans::empty_disk_is_filled(seed),
             Bug::DamagedReadsAsAbsent => plans::records_rot_beside_a_home_that_is_behind(seed),
+            Bug::DiskNamedUnheard => plans::twin_on_an_empty_disk(seed),
             Bug::AdmittedByOne => plans::old_disk_meets_a_new_one(seed),
             Bug::SealsOneFewer | Bug::SealsForWritesOnly => {
                 moving::leaves_and_is_cut_off(seed, 3_900, Bucket::All, Habit::Read, Habit::GoOn)

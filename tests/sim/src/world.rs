@@ -302,12 +302,14 @@ impl World {
         self.log.note(format!("{} moves to {}", self.hosts[index].id, self.hosts[index].address));
     }
 
-    /// A second host with the id of host `index` and a copy of its disk. Returns its index.
-    pub fn duplicate(&mut self, index: usize) -> usize {
+    /// A second host with the id of host `index`, and a copy of its disk or an empty one. Returns its index.
+    pub fn duplicate(&mut self, index: usize, with_disk: bool) -> usize {
         self.moves += 1;
         let disk = Disk::new(self.random.next_u64());
         let host = &self.hosts[index];
-        disk.restore(&host.disk.snapshot());
+        if with_disk {
+            disk.restore(&host.disk.snapshot());
+        }
         let double = Host {
             id: host.id,
             address: SocketAddr::from(([10, 0, 2, self.moves], 7400)),
@@ -318,7 +320,8 @@ impl World {
             process: None,
             skew_ms: host.skew_ms.clone(),
         };
-        self.log.note(format!("the disk of {} is copied to {}", double.id, double.address));
+        let what = if with_disk { "a copy of its" } else { "an empty" };
+        self.log.note(format!("a double of {} is at {}, with {what} disk", double.id, double.address));
         self.hosts.push(double);
         self.hosts.len() - 1
     }

@@ -129,7 +129,8 @@ async fn admit(node: &Arc<Shared>) -> Result<bool, AdmitError> {
     let Some(state) = view.membership.member(&me) else { return Ok(false) };
     if state.disk != Some(disk) {
         // Somebody may have started a second process as this node, on an empty disk. Were it named, the first would take its own disk, with all it holds, for superseded.
-        let may_be_second = state.disk.is_some() && !node.gossip.is_settled();
+        let may_be_second =
+            state.disk.is_some() && !node.gossip.is_settled() && !planted::is(Bug::DiskNamedUnheard);
         if may_be_second || node.cluster.refused().is_some() {
             return Ok(false);
         }

@@ -64,6 +64,15 @@ fn cloned_disk_two_nodes() {
     saw(&seen, "nodes: identity_conflicts");
 }
 
+/// A second process under a node's name has an empty disk: it serves nobody, and the node keeps its own.
+#[test]
+fn twin_on_an_empty_disk() {
+    let seen = check(plans::twin_on_an_empty_disk);
+    saw(&seen, "twins");
+    saw(&seen, "nodes: identity_conflicts");
+    saw_no(&seen, "nodes: disks_admitted");
+}
+
 /// One disk takes 200 ms to sync. Writes need it only where every replica must be durable.
 #[test]
 fn slow_disk() {
