@@ -31,7 +31,7 @@ join() {
 }
 
 # received: bytes that each node has received by transfers, as one line of JSON.
-received() { ("$DYN" metrics --json 2>/dev/null || echo '{}') | python3 -c '
+received() { ("$DYN" metrics --json 2>/dev/null || true) | python3 -c '
 import json, re, sys
 try:
     nodes = json.load(sys.stdin)

@@ -7,6 +7,9 @@
 //! *Fewer at once is not less.* On a fast network four pieces under way at once use all of a processor. So a share of less than
 //! four is four with pauses: whoever has had a turn leaves its slot idle for as many times as long as it took.
 //!
+//! *Pieces are small where there is a foreground.* Whatever is under way, a request waits for what its node is doing at the moment, before anybody has seen it and begins to measure:
+//! reading a hundred states is half a millisecond, and so is sending them.
+//!
 //! *What the foreground takes by itself has to be seen first.* After a start, bulk work waits for that while there is a
 //! foreground, since nothing tells a slow disk from one that is busy with that work.
 
@@ -43,9 +46,8 @@ const SHARE_MIN_OF_WRITES: u32 = PIECE / 4;
 /// The share with which work begins beside a foreground: more when that has been seen not to suffer.
 const SHARE_BEGIN: u32 = 4 * PIECE;
 
-/// The share from which pieces are as large as they may be; below that they are smaller, in at most so many parts.
-const SHARE_WHOLE: u32 = 32 * PIECE;
-const PARTS_MAX: usize = 8;
+/// In so many parts is done what could be done in one piece, where there is a foreground.
+const PARTS: usize = 8;
 
 /// Pieces under way at once, at least: one that takes long does not hold up all others.
 const SLOTS_MIN: u32 = 4;
@@ -68,8 +70,9 @@ const TARGET_P99_MIN: Duration = Duration::from_micros(250);
 /// For so many periods after the start at most bulk work waits until it is known what the foreground takes by itself.
 const UNKNOWN_PERIODS_MAX: usize = 2 * PERIODS;
 
-/// Pieces begun in a period with which the foreground is as good as alone.
-const CALM_PIECES: u64 = 20;
+/// Pieces begun, and states moved, in a period with which the foreground is as good as alone. States count by themselves: where little may be under way, a few large pieces
+/// are a lot of work, and what the foreground takes beside them must not be taken for what it takes by itself.
+const CALM_WORK: u64 = 20;
 
 /// How long a slot is idle at most: a piece that has waited for an answer in vain has not used anything meanwhile.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
@@ -147,12 +150,13 @@ pub(crate) struct Background {
     answers: Arc<Semaphore>,
     lingering: Semaphore,
     foreground: Mutex<Window>,
+    has_foreground: AtomicBool,
     share: Arc<AtomicU32>,
     /// Whether bulk work has to wait.
     held: AtomicBool,
     released: News,
-    /// Pieces begun in this period.
-    begun: AtomicU64,
+    /// Pieces begun and states moved in this period.
+    work: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
@@ -164,12 +168,13 @@ impl Background {
             waiting: Mutex::default(),
             answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
             lingering: Semaphore::new(LINGERING_MAX),
-            foreground: Mutex::new(Window::default()),
+            foreground: Mutex::default(),
+            has_foreground: AtomicBool::new(false),
             share: Arc::new(AtomicU32::new(SHARE_MAX)),
             // Until there has been time to see whether there is a foreground.
             held: AtomicBool::new(true),
             released: News::default(),
-            begun: AtomicU64::new(0),
+            work: AtomicU64::new(0),
             metrics,
         }
     }
@@ -195,10 +200,14 @@ impl Background {
         Some(self.begin(permit, &label))
     }
 
-    /// How much of what could be done in a piece of at most `max` is to be: a client's request that comes in meanwhile waits for less of it, and the pause after it is shorter.
+    /// How much of what could be done in a piece of at most `max` is to be.
     pub(crate) fn piece(&self, max: usize) -> usize {
-        let share = self.share.load(Ordering::Relaxed).min(SHARE_WHOLE) as usize;
-        (max * share / SHARE_WHOLE as usize).max(max / PARTS_MAX).max(1)
+        if self.has_foreground.load(Ordering::Relaxed) { (max / PARTS).max(1) } else { max }
+    }
+
+    /// So many states were read for another node, or from one, in a piece.
+    pub(crate) fn moved(&self, states: usize) {
+        self.work.fetch_add(states as u64, Ordering::Relaxed);
     }
 
     fn is_held(&self, work: Work) -> bool {
@@ -211,7 +220,7 @@ impl Background {
     }
 
     fn turn_of(&self, permit: Option<OwnedSemaphorePermit>, work: Work) -> Turn {
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.work.fetch_add(1, Ordering::Relaxed);
         Turn { permit, begun: Instant::now(), work, share: self.share.clone() }
     }
 
@@ -285,10 +294,15 @@ pub(crate) async fn control(node: Arc<Shared>) {
     loop {
         tokio::time::sleep(PERIOD).await;
         let foreground = lock(&background.foreground).turn();
-        calm.observe(foreground, background.begun.swap(0, Ordering::Relaxed));
+        background.has_foreground.store(foreground != Foreground::Absent, Ordering::Relaxed);
+        calm.observe(foreground, background.work.swap(0, Ordering::Relaxed));
         background.hold(calm.must_be_waited_for(foreground));
-        let before = share;
-        share = next_share(share, foreground, calm.target());
+        let (before, target) = (share, calm.target());
+        background.metrics.background_target_seconds.set(target.as_secs_f64());
+        if let Foreground::P99(p99) = foreground {
+            background.metrics.foreground_p99_seconds.set(p99.as_secs_f64());
+        }
+        share = next_share(share, foreground, target);
         if share < before {
             *lock(&background.foreground) = Window::default();
         } else if calm.is_calm() && foreground != Foreground::Absent {
@@ -353,8 +367,8 @@ struct Calm {
 }
 
 impl Calm {
-    fn observe(&mut self, foreground: Foreground, pieces: u64) {
-        self.periods = if pieces < CALM_PIECES { self.periods + 1 } else { 0 };
+    fn observe(&mut self, foreground: Foreground, work: u64) {
+        self.periods = if work < CALM_WORK { self.periods + 1 } else { 0 };
         if let Foreground::P99(p99) = foreground
             && self.is_calm()
         {
@@ -465,7 +479,7 @@ mod tests {
         (0..100).for_each(|_| calm.observe(Foreground::P99(10 * MS), 0));
         assert_eq!(calm.target(), 12 * MS);
         // What it takes beside much to do says nothing.
-        (0..100).for_each(|_| calm.observe(Foreground::P99(40 * MS), CALM_PIECES));
+        (0..100).for_each(|_| calm.observe(Foreground::P99(40 * MS), CALM_WORK));
         assert_eq!(calm.target(), 12 * MS);
         (0..PERIODS - 1).for_each(|_| calm.observe(Foreground::P99(40 * MS), 0));
         assert_eq!(calm.target(), 12 * MS);
@@ -489,14 +503,11 @@ mod tests {
     }
 
     #[test]
-    fn pieces_are_small_where_work_has_to_give_way() {
+    fn pieces_are_small_where_there_is_a_foreground() {
         let background = Background::new(Arc::new(Metrics::new()));
-        let pieces = [SHARE_MAX, SHARE_WHOLE, SHARE_WHOLE / 2, SHARE_BEGIN, SHARE_MIN].map(|share| {
-            background.share.store(share, Ordering::Relaxed);
-            background.piece(128)
-        });
-        assert_eq!(pieces, [128, 128, 64, 16, 16]);
-        assert_eq!(background.piece(1), 1);
+        assert_eq!([1, 128].map(|max| background.piece(max)), [1, 128]);
+        background.has_foreground.store(true, Ordering::Relaxed);
+        assert_eq!([1, 128].map(|max| background.piece(max)), [1, 16]);
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use dynkv_proto::{Accepted, Configuration, Holder, Round, Stamp, Vote};
+use dynkv_proto::{Accepted, Configuration, Digest, Holder, Round, Stamp, Vote};
 use dynkv_ring::{Change, Entry, Founding, History, Membership, NodeId, PartitionId, Ring};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -106,6 +106,10 @@ struct State {
     first_disk: Option<u64>,
     /// Nodes that have said, since this run began, that they know of no later disk of this node.
     confirmed_by: BTreeSet<NodeId>,
+    /// Goes up with every change of a cell, promises included.
+    version: u64,
+    /// See [`Chain::rests`].
+    rested: Option<(Digest, u64)>,
 }
 
 fn cell_key(partition: u32) -> Bytes {
@@ -146,7 +150,27 @@ impl Chain {
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
-        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.version += 1;
+        change(&mut state)
+    }
+
+    /// Whether nothing is left to be done under `view`, as long as `is_done` says so after anything has changed: with many partitions it takes
+    /// long to look at all of them, several times in a second.
+    pub(super) fn rests(&self, view: Digest, is_done: impl FnOnce() -> bool) -> bool {
+        let of = {
+            let state = self.state();
+            let of = (view, state.version);
+            if state.rested == Some(of) {
+                return true;
+            }
+            of
+        };
+        let done = is_done();
+        if done {
+            self.state.write().unwrap_or_else(PoisonError::into_inner).rested = Some(of);
+        }
+        done
     }
 
     /// Wakes whenever a configuration, or what may be served, has changed.

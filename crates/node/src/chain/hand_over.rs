@@ -41,8 +41,10 @@ pub(crate) async fn run(node: Arc<Shared>) {
         let view = node.cluster.view();
         let partitions = || view.membership.partitions().ids().filter(|_| view.membership.founded());
         // A disk that is not admitted yet holds nothing, and must not take part in a comparison.
+        let rests = super::rests(&node);
         let to_go = partitions().filter(|partition| {
-            node.chain.holds(partition.0)
+            !rests
+                && node.chain.holds(partition.0)
                 && node.cluster.serving(&view).is_ok()
                 && is_to_go(&node, *partition)
         });

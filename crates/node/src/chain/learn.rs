@@ -120,7 +120,7 @@ pub(super) fn is_read(node: &Shared, partition: PartitionId, peer: &NodeId) -> b
 fn unread(node: &Shared) -> BTreeMap<NodeId, BTreeSet<u32>> {
     let view = node.cluster.view();
     let mut unread = BTreeMap::<NodeId, BTreeSet<u32>>::new();
-    if node.cluster.serving(&view).is_err() {
+    if node.cluster.serving(&view).is_err() || super::rests(node) {
         return unread;
     }
     let me = node.cluster.me.id;

@@ -81,9 +81,13 @@ pub(crate) async fn run(node: Arc<Shared>) {
     let mut chain = node.chain.subscribe();
     let mut pace = Pace::default();
     loop {
-        learn::begin(&node).await;
         learn::review(&node);
-        drive(&node, &mut pace).await;
+        if rests(&node) {
+            pace = Pace::default();
+        } else {
+            learn::begin(&node).await;
+            drive(&node, &mut pace).await;
+        }
         let news = async {
             tokio::select! {
                 biased;
@@ -150,6 +154,11 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
             pace.not_before.insert(partition.0, Instant::now() + BACKOFF + jitter);
         }
     }
+}
+
+/// Whether every partition is where it should be, as far as this node can do anything for it.
+fn rests(node: &Shared) -> bool {
+    node.chain.rests(node.cluster.view().digest, || misplaced(node).is_none())
 }
 
 /// A partition that is not where it should be.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use dynkv_proto::{
-    Digest, Failure, FailureCode, Feature, LimitTransfersReply, Transfer, TransferState, TransfersReply,
+    Failure, FailureCode, Feature, LimitTransfersReply, Transfer, TransferState, TransfersReply,
 };
 use dynkv_ring::{NodeId, PartitionId};
 use tokio::time::{Instant, sleep, timeout};
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{
     Members, has_its_disk, is_up,
     learn::{is_read, ready, sources},
+    rests,
     target::{Freshness, target},
 };
 use crate::{
@@ -50,12 +51,7 @@ pub(crate) struct Transfers {
     meters: Mutex<Meters>,
 }
 
-#[derive(Default)]
-struct Meters {
-    by: BTreeMap<Of, Meter>,
-    /// The view and the number of changes of configurations under which nothing was to move.
-    settled: Option<(Digest, u64)>,
-}
+type Meters = BTreeMap<Of, Meter>;
 
 /// What was moved between two nodes.
 struct Meter {
@@ -113,20 +109,19 @@ impl Transfers {
 
     fn moved(&self, of: Of, bytes: u64) {
         let now = Instant::now();
-        self.meters().by.entry(of).or_insert_with(|| Meter::new(now)).moved(now, bytes);
+        self.meters().entry(of).or_insert_with(|| Meter::new(now)).moved(now, bytes);
     }
 
     /// What went wrong between this node and `peer`.
     pub(super) fn failed(&self, state: TransferState, peer: NodeId, error: impl ToString) {
         let now = Instant::now();
         let mut meters = self.meters();
-        meters.by.entry((state, peer)).or_insert_with(|| Meter::new(now)).error =
-            Some((now, error.to_string()));
+        meters.entry((state, peer)).or_insert_with(|| Meter::new(now)).error = Some((now, error.to_string()));
     }
 
     /// What had gone wrong has not this time.
     pub(super) fn succeeded(&self, state: TransferState, peer: NodeId) {
-        if let Some(meter) = self.meters().by.get_mut(&(state, peer)) {
+        if let Some(meter) = self.meters().get_mut(&(state, peer)) {
             meter.error = None;
         }
     }
@@ -250,19 +245,13 @@ pub(crate) async fn run(node: Arc<Shared>) {
 }
 
 fn review(node: &Shared) {
-    let of = (node.cluster.view().digest, node.chain.changes());
-    if node.transfers.meters().settled == Some(of) {
-        return;
-    }
-    let survey = Survey::make(node);
+    let survey = if rests(node) { Survey::default() } else { Survey::make(node) };
     let now = Instant::now();
     let mut stalled = 0;
     let mut meters = node.transfers.meters();
-    let nothing = survey.by.is_empty() && survey.to_receive == 0 && survey.to_give_up == 0;
-    meters.settled = (nothing && node.cluster.serving(&node.cluster.view()).is_ok()).then_some(of);
-    meters.by.retain(|of, _| survey.by.contains_key(of));
+    meters.retain(|of, _| survey.by.contains_key(of));
     for (of, partitions) in &survey.by {
-        let meter = meters.by.entry(*of).or_insert_with(|| Meter::new(now));
+        let meter = meters.entry(*of).or_insert_with(|| Meter::new(now));
         let counted = (partitions.all.len(), partitions.read.len());
         if meter.counted != counted {
             meter.counted = counted;
@@ -292,7 +281,7 @@ pub(crate) fn status(node: &Shared) -> TransfersReply {
     let now = Instant::now();
     let meters = node.transfers.meters();
     let transfer = |((state, peer), partitions): (Of, Partitions)| {
-        let meter = meters.by.get(&(state, peer));
+        let meter = meters.get(&(state, peer));
         let idle = meter.map_or(Duration::ZERO, |meter| now.duration_since(meter.moved_at));
         Transfer {
             state,

@@ -113,7 +113,9 @@ pub(crate) async fn states(
         true => None,
         false => Some(node.background.turn_to_answer().await),
     };
-    for asked in request.asked.iter().take(PLACES_MAX) {
+    // The asker may have no clients, and this node many: then it asks for large pieces that are answered in small ones.
+    let places_max = if request.urgent { PLACES_MAX } else { node.background.piece(PLACES_MAX) };
+    for asked in request.asked.iter().take(places_max) {
         let (partition, marks) = (partition_at(node, asked.position), &node.replica.marks);
         // An old disk is found out by either side: were it only by what it asks, that would be up to who of the two asks next.
         let promised = match marks.is_behind(partition, &asked.marks) {
@@ -124,7 +126,7 @@ pub(crate) async fn states(
     }
     let mut reply = StatesReply { through: 0, absent: Vec::new(), found: Vec::new() };
     let mut body = BytesMut::new();
-    for (at, asked) in (0..).zip(request.asked.iter().take(PLACES_MAX)) {
+    for (at, asked) in (0..).zip(request.asked.iter().take(places_max)) {
         if at % PLACES_AT_ONCE == PLACES_AT_ONCE - 1 {
             tokio::task::yield_now().await;
         }
@@ -147,6 +149,7 @@ pub(crate) async fn states(
         }
         reply.through = at + 1;
     }
+    node.background.moved(reply.found.len());
     Ok(sent(node, reply, body.freeze()))
 }
 

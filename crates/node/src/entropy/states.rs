@@ -153,6 +153,7 @@ async fn mend_batch(
         };
         let (reply, mut body) =
             ask_states(node, peer, States { asked: asked.clone(), bodies: true, urgent }).await?;
+        node.background.moved(reply.found.len());
         if limited {
             node.transfers.limit.spend(body.len() as u64);
         }
