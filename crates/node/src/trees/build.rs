@@ -93,11 +93,11 @@ impl Book {
 }
 
 impl Trees {
-    /// A partition whose tree is being built without hurry or, before those, one that has none or one of the wrong size.
-    pub(super) fn urgent(&self, depth: u8) -> Option<u32> {
+    /// The first partition from `from` on that has no tree, or one of the wrong size.
+    pub(super) fn urgent(&self, depth: u8, from: u32) -> Option<u32> {
         let mut book = self.book();
         let bits = book.bits;
-        book.held.iter_mut().find_map(|(&partition, held)| {
+        book.held.range_mut(from..).find_map(|(&partition, held)| {
             let wanted = match &held.tree {
                 None => Some(depth),
                 Some(tree) => tree.resize(),
@@ -206,9 +206,11 @@ impl Trees {
                         "a tree was not what the index holds and is replaced"
                     );
                 }
-                held.tree = Some(Arc::new(tree));
+                if held.tree.replace(Arc::new(tree)).is_none() {
+                    self.metrics.trees_ready.inc();
+                    self.metrics.trees_building.dec();
+                }
                 self.metrics.trees_built.inc();
-                book.gauge(&self.metrics);
                 Progress::Done
             }
         }

@@ -254,7 +254,7 @@ impl Trees {
     /// Holds the only partition of all, and builds what is to be built. No write is under way.
     pub(crate) fn hold_all(&self) {
         self.book().held.entry(0).or_default();
-        while let Some(partition) = self.urgent(0) {
+        while let Some(partition) = self.urgent(0, 0) {
             self.build_page(partition, 1000).expect("readable");
         }
     }
@@ -266,7 +266,7 @@ fn settle(storage: &Stepwise, trees: &Trees) {
     storage.run_batch(usize::MAX, Fate::Works);
     storage.sync(true);
     let mut pages = 0;
-    while let Some(partition) = trees.urgent(0) {
+    while let Some(partition) = trees.urgent(0, 0) {
         assert_ne!(trees.build_page(partition, 3).unwrap().0, Progress::Disturbed, "nothing disturbs it");
         pages += 1;
         assert!(pages < 100, "building does not end");
@@ -295,7 +295,7 @@ proptest! {
                 Action::Write(key, digest, durability) => write(&trees, key, digest, durability),
                 Action::Step(step) => storage.carry_out(step),
                 Action::Page(before, after) => {
-                    if let Some(partition) = trees.urgent(0) {
+                    if let Some(partition) = trees.urgent(0, 0) {
                         storage.around_scan.lock().unwrap().push_back((before, after));
                         trees.build_page(partition, 2).unwrap();
                     }
@@ -353,7 +353,7 @@ fn trees_that_were_saved_are_used_until_something_changes() {
     storage.run_batch(9, Fate::Works);
     for _ in 0..2 {
         let trees = open(&storage);
-        assert_eq!(trees.urgent(0), None);
+        assert_eq!(trees.urgent(0, 0), None);
         check(&storage, &trees);
     }
     let trees = open(&storage);
@@ -361,7 +361,7 @@ fn trees_that_were_saved_are_used_until_something_changes() {
     storage.run_batch(1, Fate::Works);
     check(&storage, &trees);
     let partition = (at(1).position.0 >> 127) as u32;
-    assert_eq!(open(&storage).urgent(0), Some(partition));
+    assert_eq!(open(&storage).urgent(0, 0), Some(partition));
 }
 
 #[test]
@@ -373,7 +373,7 @@ fn a_tree_grows_with_its_entries() {
         write(&trees, key, 7, Durability::Memory);
         storage.run_batch(1, Fate::Works);
         // While one of another size is being built.
-        if let Some(partition) = trees.urgent(0) {
+        if let Some(partition) = trees.urgent(0, 0) {
             trees.build_page(partition, 5).unwrap();
         }
     }

@@ -71,12 +71,15 @@ async fn check_some(node: &Arc<Shared>, walk: &mut Walk) {
 
 async fn build_missing(node: &Arc<Shared>) {
     let trees = &node.replica.trees;
-    if trees.urgent(0).is_none() {
+    if trees.urgent(0, 0).is_none() {
         return;
     }
     // A guess: one that is wrong is built once more.
     let depth = Tree::depth_for(trees.storage.stats().records / trees.roots().len().max(1) as u64);
-    while let Some(partition) = trees.urgent(depth) {
+    let mut from = 0;
+    while let Some(partition) = trees.urgent(depth, from) {
+        // There may be 65,536: one that is dropped meanwhile is found when this is through.
+        from = partition;
         let turn = node.background.turn(Work::TreeUpkeep).await;
         let progress = trees.build_page(partition, PAGE);
         drop(turn);
