@@ -24,13 +24,16 @@ const IDS_MAX: usize = 100_000;
 /// The interleaving that this is for: a first attempt is on its way (in a queue, its state sent out but not yet arrived,
 /// its local write failed), a retry reaches another coordinator, every home says no, and the put is written twice. Hence
 /// a put that a node has begun is *cannot say* until its outcome is known, and a node that has said no to one attempt does
-/// not carry out an earlier one: its client has given it up, and would not learn that it may be a duplicate.
+/// not carry out an earlier one: its client has given it up, and would not learn that it may be a duplicate. Nor does one that has said *applied*, if what
+/// was applied has been replaced and settled meanwhile, so that nothing of it is left and it would be written again.
 ///
 /// *Not applied*, and *applied* once, are answered only if everything within the retry window is still remembered: starting and
 /// forgetting early both move the moment from which that is true.
 pub(crate) struct PutIds {
     /// Only looked up, never walked: its order is not deterministic.
     known: HashMap<PutId, Known, Xxh3DefaultBuilder>,
+    /// The latest attempts whose coordinators were told that a put was applied.
+    told: HashMap<PutId, u32, Xxh3DefaultBuilder>,
     order: VecDeque<(Instant, PutId)>,
     complete_since: Instant,
     ids_max: usize,
@@ -58,13 +61,19 @@ pub(crate) struct Attempt {
     pub(crate) is_first: bool,
 }
 
-/// A later attempt of this put is under way elsewhere, and was told that this node had not applied it.
+/// A later attempt of this put is under way elsewhere, and was told whether this node had applied it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Superseded;
 
 impl PutIds {
     pub(crate) fn new(now: Instant) -> PutIds {
-        PutIds { known: HashMap::default(), order: VecDeque::new(), complete_since: now, ids_max: IDS_MAX }
+        PutIds {
+            known: HashMap::default(),
+            told: HashMap::default(),
+            order: VecDeque::new(),
+            complete_since: now,
+            ids_max: IDS_MAX,
+        }
     }
 
     /// Remembers that `id` was applied under `dot`.
@@ -95,6 +104,17 @@ impl PutIds {
         Ok(seen)
     }
 
+    /// Nothing is left here of `id`, which was applied: this attempt would write it again.
+    ///
+    /// # Errors
+    /// [`Superseded`] when a later attempt's coordinator was told that it was applied: that goes by what was applied first.
+    pub(crate) fn write_again(&self, id: PutId, attempt: Attempt) -> Result<(), Superseded> {
+        match self.told.get(&id) {
+            Some(told) if attempt.is_first || attempt.number < *told => Err(Superseded),
+            _ => Ok(()),
+        }
+    }
+
     /// The dot under which `id` was applied, if it is remembered.
     pub(crate) fn dot(&self, id: PutId) -> Option<Dot<Actor>> {
         match self.known.get(&id) {
@@ -117,7 +137,11 @@ impl PutIds {
             Some(Known::Denied { attempt: before }) if *before < attempt => {
                 self.note(id, Known::Denied { attempt }, now);
             }
-            Some(_) => {}
+            Some(Known::Applied(_) | Known::Twins(_)) => {
+                let told = self.told.entry(id).or_default();
+                *told = attempt.max(*told);
+            }
+            Some(Known::Denied { .. } | Known::Begun) => {}
         }
         seen
     }
@@ -140,7 +164,7 @@ impl PutIds {
         }
         while self.order.len() > self.ids_max {
             if let Some((at, id)) = self.order.pop_front() {
-                self.known.remove(&id);
+                self.forget(id);
                 self.complete_since = self.complete_since.max(at);
             }
         }
@@ -158,8 +182,13 @@ impl PutIds {
                 break;
             }
             self.order.pop_front();
-            self.known.remove(&id);
+            self.forget(id);
         }
+    }
+
+    fn forget(&mut self, id: PutId) {
+        self.known.remove(&id);
+        self.told.remove(&id);
     }
 }
 
@@ -208,6 +237,23 @@ mod tests {
         ids.remember(PutId(2), DOT, later);
         assert_eq!(ids.begin(PutId(2), retry(1), later), Ok(Seen::Applied));
         assert_eq!(ids.answer(PutId(2), 6, later), Seen::Applied);
+    }
+
+    /// What was applied has been replaced and settled since. Were it written again, two versions of an unflagged put would be there.
+    #[test]
+    fn what_a_later_attempt_was_told_of_is_not_written_again_by_an_earlier_one() {
+        let start = Instant::now();
+        let later = start + RETRY_WINDOW;
+        let mut ids = PutIds::new(start);
+        ids.remember(PutId(1), DOT, later);
+        assert_eq!(ids.write_again(PutId(1), FIRST), Ok(()));
+        assert_eq!(ids.answer(PutId(1), 2, later), Seen::Applied);
+        assert_eq!(ids.answer(PutId(1), 1, later), Seen::Applied);
+        for (attempt, expected) in [(FIRST, Err(Superseded)), (retry(1), Err(Superseded)), (retry(2), Ok(()))]
+        {
+            assert_eq!(ids.write_again(PutId(1), attempt), expected);
+        }
+        assert_eq!(ids.write_again(PutId(2), retry(1)), Ok(()));
     }
 
     /// A client that does not count its attempts.

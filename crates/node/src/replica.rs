@@ -443,6 +443,9 @@ impl Replica {
         }
         // Applied once, and nothing of it is left: settled, most likely. It is written again, and the writer is told.
         let twins = self.put_ids().dot(put_id).is_some();
+        if twins {
+            self.put_ids().write_again(put_id, mint.attempt).map_err(|Superseded| MintError::Superseded)?;
+        }
         if mint.attempt.is_first {
             self.put_ids()
                 .begin(put_id, mint.attempt, Instant::now())

@@ -46,7 +46,7 @@ fn seeds_that_once_found_a_bug_hold() {
     // 91103084025195: of the members of a partition the first was removed, and the others restarted: they had never tried to reach it, took it for being up, and waited for it to
     // propose who follows.
     check(
-        &[518, 1040, 5010, 20006, 20087, 2075, 2092, 3160, 720680, 248546766079044, 91103084025195],
+        &[518, 1040, 5010, 20006, 20087, 2075, 2092, 3160, 720680, 248546766079044, 91103084025195, 4203395],
         Plan::draw,
     );
 }
