@@ -65,6 +65,16 @@ pub(crate) struct Attempt {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Superseded;
 
+/// What is known of a put that is found in its record, when memory says `seen` of it.
+///
+/// The record shows one version; that there was no other, replaced since, only memory knows.
+pub(crate) fn applied_seen(seen: Seen) -> Seen {
+    match seen {
+        Seen::Applied | Seen::NotApplied => Seen::Applied,
+        Seen::AppliedPerhapsTwice | Seen::CannotSay => Seen::AppliedPerhapsTwice,
+    }
+}
+
 impl PutIds {
     pub(crate) fn new(now: Instant) -> PutIds {
         PutIds {

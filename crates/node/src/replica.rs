@@ -27,7 +27,7 @@ use crate::{
     key::{Key, RecordAt},
     metrics::Metrics,
     planted::{self, Bug},
-    put_ids::{Attempt, PutIds, Superseded},
+    put_ids::{Attempt, PutIds, Superseded, applied_seen},
     record::{Record, bucket_prefix},
     settle::{
         TakeError,
@@ -126,6 +126,12 @@ pub(crate) enum MintError {
     Hint(HintError),
     #[error("the local replica: {0}")]
     Storage(#[from] StorageError),
+}
+
+impl From<Superseded> for MintError {
+    fn from(Superseded: Superseded) -> MintError {
+        MintError::Superseded
+    }
 }
 
 impl From<HintError> for MintError {
@@ -443,13 +449,9 @@ impl Replica {
         }
         // Applied once, and nothing of it is left: settled, most likely. It is written again, and the writer is told.
         let twins = self.put_ids().dot(put_id).is_some();
-        if twins {
-            self.put_ids().write_again(put_id, mint.attempt).map_err(|Superseded| MintError::Superseded)?;
-        }
+        self.put_ids().write_again(put_id, mint.attempt)?;
         if mint.attempt.is_first {
-            self.put_ids()
-                .begin(put_id, mint.attempt, Instant::now())
-                .map_err(|Superseded| MintError::Superseded)?;
+            self.put_ids().begin(put_id, mint.attempt, Instant::now())?;
         }
         self.check_limits(&state, &token.context, conflict, mint.siblings_max)?;
         let replaced = if planted::is(Bug::TimeIgnoresContext) { HybridTime::MIN } else { token.time };
@@ -564,10 +566,7 @@ impl Replica {
         put_id: PutId,
         attempt: Attempt,
     ) -> Result<Seen, MintError> {
-        let seen = self
-            .put_ids()
-            .begin(put_id, attempt, Instant::now())
-            .map_err(|Superseded| MintError::Superseded)?;
+        let seen = self.put_ids().begin(put_id, attempt, Instant::now())?;
         let applied = self.applied(put_id, self.held(key, place, conflict)?.as_ref())?;
         Ok(if applied.is_some() { applied_seen(seen) } else { seen })
     }
@@ -649,16 +648,6 @@ fn intact(state: State) -> Result<State, StorageError> {
 
 fn damaged_value() -> StorageError {
     StorageError::Damaged { reason: "a stored value fails its checksum".into() }
-}
-
-/// What is known of a put that is found in its record, when memory says `seen` of it.
-///
-/// The record shows one version; that there was no other, replaced since, only memory knows.
-fn applied_seen(seen: Seen) -> Seen {
-    match seen {
-        Seen::Applied | Seen::NotApplied => Seen::Applied,
-        Seen::AppliedPerhapsTwice | Seen::CannotSay => Seen::AppliedPerhapsTwice,
-    }
 }
 
 fn list_entry(key: &Bytes, value: Bytes) -> Result<ListedKey, StorageError> {
