@@ -449,7 +449,9 @@ impl Replica {
         }
         // Applied once, and nothing of it is left: settled, most likely. It is written again, and the writer is told.
         let twins = self.put_ids().dot(put_id).is_some();
-        self.put_ids().write_again(put_id, mint.attempt)?;
+        if twins {
+            self.put_ids().write_again(put_id, mint.attempt)?;
+        }
         if mint.attempt.is_first {
             self.put_ids().begin(put_id, mint.attempt, Instant::now())?;
         }
