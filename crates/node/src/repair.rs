@@ -2,7 +2,7 @@
 //! suspicious: the index is read, not taken for granted.
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::{
     key::{Key, RecordAt},
     record::Record,
     replica::Replica,
-    settle::{TakeError, compact::unsettled_since_ms},
+    settle::{TakeError, compact::unsettled},
     storage::{Apply, Done, Durability, Space, StorageError, Transaction},
     trees::{TreeChange, index::Entered},
 };
@@ -85,8 +85,8 @@ impl Replica {
             None => None,
         };
         match (after, before, held) {
-            (Some((after, since_ms)), _, _) => {
-                let change = self.trees.put_record(tx, at, old, &after, since_ms)?;
+            (Some((after, unsettled)), _, _) => {
+                let change = self.trees.put_record(tx, at, old, &after, unsettled)?;
                 Ok((Some(after.state), Some(change)))
             }
             (None, Some(before), Some(held)) => {
@@ -147,7 +147,7 @@ impl Replica {
             Some(record) => Ok((record.decode_state()?, record)),
             None => Err(missing()),
         });
-        let (record, since_ms) = match decoded {
+        let (record, unsettled) = match decoded {
             // Replaced meanwhile, by an overwrite.
             Ok((state, record)) if state.is_intact() => return Ok((Some(record.state), None)),
             Ok((damaged, record)) => {
@@ -157,16 +157,16 @@ impl Replica {
                 if !state.is_intact() {
                     return Ok((None, None));
                 }
-                (Record { state: state.encode(), ..record }, unsettled_since_ms(&state))
+                (Record { state: state.encode(), ..record }, unsettled(&state))
             }
             Err(StorageError::Damaged { .. }) if everybody => {
-                (Record { local_actor: None, state: healthy.bytes }, unsettled_since_ms(&healthy.state))
+                (Record { local_actor: None, state: healthy.bytes }, unsettled(&healthy.state))
             }
             Err(StorageError::Damaged { .. }) => return Ok((None, None)),
             Err(error) => return Err(error.into()),
         };
         let indexed: Option<Digest> = self.trees.indexed(tx, at)?;
-        let change = self.trees.put_record(tx, at, indexed, &record, since_ms)?;
+        let change = self.trees.put_record(tx, at, indexed, &record, unsettled)?;
         self.metrics.records_healed.inc();
         Ok((Some(record.state), Some(change)))
     }
@@ -205,8 +205,7 @@ impl Replica {
 
 /// What the index is to say of a record.
 pub(crate) fn entered_of(record: &Record) -> Result<Entered, StorageError> {
-    let unsettled_since_ms = unsettled_since_ms(&record.decode_state()?);
-    Ok(Entered { digest: record.digest()?, unsettled_since_ms })
+    Ok(Entered { digest: record.digest()?, unsettled: unsettled(&record.decode_state()?) })
 }
 
 fn missing() -> StorageError {

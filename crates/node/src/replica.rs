@@ -31,7 +31,7 @@ use crate::{
     record::{Record, bucket_prefix},
     settle::{
         TakeError,
-        compact::unsettled_since_ms,
+        compact::{Unsettled, unsettled},
         marks::{MarksBook, partition_of},
     },
     storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
@@ -283,12 +283,12 @@ impl Replica {
         self.take(&at.record, &incoming)?;
         let before = tx.get(Space::Records, &at.record)?.map(Record::decode).transpose()?;
         let state_before = before.as_ref().map(|record| record.state.clone());
-        let Some((record, since_ms)) = self.united(before, incoming, conflict)? else {
+        let Some((record, unsettled)) = self.united(before, incoming, conflict)? else {
             self.metrics.replica_writes_idle.inc();
             return Ok(None);
         };
         let old = state_before.as_ref().map(digest).transpose()?;
-        Ok(Some(self.trees.put_record(tx, at, old, &record, since_ms)?))
+        Ok(Some(self.trees.put_record(tx, at, old, &record, unsettled)?))
     }
 
     /// Whether this node takes records of the partition; within the transaction that writes one.
@@ -306,17 +306,17 @@ impl Replica {
         taken
     }
 
-    /// The record after uniting `incoming` with what is there, and since when there is something in it to settle; `None` when
+    /// The record after uniting `incoming` with what is there, and what there is in it to settle; `None` when
     /// it brings nothing new.
     pub(crate) fn united(
         &self,
         before: Option<Record>,
         incoming: Incoming,
         conflict: Conflict,
-    ) -> Result<Option<(Record, u64)>, StorageError> {
+    ) -> Result<Option<(Record, Unsettled)>, StorageError> {
         let Some(before) = before else {
-            let since_ms = unsettled_since_ms(&incoming.state);
-            return Ok(Some((Record { local_actor: None, state: incoming.bytes }, since_ms)));
+            let unsettled = unsettled(&incoming.state);
+            return Ok(Some((Record { local_actor: None, state: incoming.bytes }, unsettled)));
         };
         if before.state == incoming.bytes {
             return Ok(None);
@@ -330,14 +330,14 @@ impl Replica {
             let same_header = digest(&before.state)? == digest(&incoming.bytes)?;
             return Ok(same_header.then(|| {
                 self.metrics.records_healed.inc();
-                (Record { state: incoming.bytes, ..before }, unsettled_since_ms(&merged))
+                (Record { state: incoming.bytes, ..before }, unsettled(&merged))
             }));
         }
         // Most often the incoming state is the local one and a later version, and its bytes are stored as they came.
         // With its context, nothing of the local state can have stayed that it does not have, too.
         let is_incoming = *merged.context() == context && merged.siblings().len() == versions;
         let state = if is_incoming { incoming.bytes } else { merged.encode() };
-        Ok(Some((Record { local_actor: before.local_actor, state }, unsettled_since_ms(&merged))))
+        Ok(Some((Record { local_actor: before.local_actor, state }, unsettled(&merged))))
     }
 
     /// Reads, merges and writes a new version of `key` at `place`, durable before it is acknowledged if `durability` says
@@ -405,11 +405,11 @@ impl Replica {
         let (minted, record) = self.minted(found.record.clone(), mint, stamp)?;
         // What an earlier attempt left may be in a hint for another home: this node answers for the first one's.
         let record = match (record, found.unkept()) {
-            (None, Some(unkept)) => Some((unsettled_since_ms(&unkept.decode_state()?), unkept)),
+            (None, Some(unkept)) => Some((unsettled(&unkept.decode_state()?), unkept)),
             (record, _) => record,
         };
         let kept = match record {
-            Some((since_ms, record)) => self.keep(tx, at, place, found, record, since_ms)?,
+            Some((unsettled, record)) => self.keep(tx, at, place, found, record, unsettled)?,
             None => None,
         };
         Ok((minted, kept))
@@ -421,7 +421,7 @@ impl Replica {
         before: Option<Record>,
         mint: Mint,
         stamp: Stamp,
-    ) -> Result<(Minted, Option<(u64, Record)>), MintError> {
+    ) -> Result<(Minted, Option<(Unsettled, Record)>), MintError> {
         let local_actor = before.as_ref().and_then(|record| record.local_actor);
         let mut state = match &before {
             Some(record) => record.decode_state()?,
@@ -480,7 +480,7 @@ impl Replica {
             false => written.context,
         };
         let minted = Minted { state: encoded, stamp, dot: written.dot, context, time, twins };
-        Ok((minted, Some((unsettled_since_ms(&state), record))))
+        Ok((minted, Some((unsettled(&state), record))))
     }
 
     fn check_limits(

@@ -122,7 +122,9 @@ async fn sweep(node: &Arc<Shared>, partition: PartitionId) -> Result<(), Storage
         let mut records: Vec<Bytes> = page.iter().map(|entry| entry.record.clone()).collect();
         let indexed: Vec<(RecordAt, _)> = page
             .into_iter()
-            .map(|entry| (RecordAt { record: entry.record, position: Position(entry.place.0) }, entry.digest))
+            .map(|entry| {
+                (RecordAt { record: entry.record, position: Position(entry.place.0) }, entry.entered.digest)
+            })
             .collect();
         if records.is_empty() {
             // Those that the index does not name.

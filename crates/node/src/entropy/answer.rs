@@ -180,7 +180,7 @@ fn held(node: &Shared, asked: &StateAsked, bodies: bool) -> Result<Held, Storage
         let stamp = node.replica.stamp(&key);
         match node.replica.read_intact(&key) {
             Ok(Some(record)) => {
-                if record.digest()? != entry.digest {
+                if record.digest()? != entry.entered.digest {
                     node.replica.check(&key);
                 }
                 states.push((key, stamp, record.state));

@@ -7,7 +7,9 @@
 //! had acknowledged. So it keeps answering with an error until *all* other homes have said what they have; the
 //! union of that has every write that any two homes had acknowledged. A home that says that its own copy is damaged has said so.
 //!
-//! *If nobody has anything*, the record stays as it is: taking it away would make it "not found", which nobody has said.
+//! *If nobody has anything*, the record stays as it is: taking it away would make it "not found", which nobody has said. Unless it was of a
+//! deleted key, which the index says: then that is what it said itself, and the others may have dropped what they had of it, for good. Taken away it
+//! is in a settlement round like theirs, with the same proof that nobody has anything older.
 //!
 //! Where only a value is damaged, the header says which versions there are, and one copy of that value is enough.
 
@@ -25,9 +27,10 @@ use crate::{
     key::Key,
     peers::PeerError,
     record::parse_record_key,
+    replica::Replica,
     settle::{self, TakeError, send},
     shared::Shared,
-    storage::StorageError,
+    storage::{Space, StorageError},
 };
 
 /// How often what could not be healed is tried again.
@@ -97,11 +100,20 @@ async fn heal(node: &Arc<Shared>, record: &Bytes) -> Result<bool, TakeError> {
             (Said::NoAnswer, _) => everybody = false,
         }
     }
-    let (Some(mut union), Some(marks)) = (union, marks) else { return Ok(false) };
+    let (Some(mut union), Some(marks)) = (union, marks) else {
+        settle::settle_damaged(node, &view, &key).await?;
+        return Ok(is_gone(node, &key)?);
+    };
     union.marks = marks;
     let (sender, healed) = oneshot::channel();
     node.replica.heal(&key, union, everybody, conflict, |outcome| drop(sender.send(outcome)))?;
     healed.await.unwrap_or(Err(StorageError::Closed.into()))
+}
+
+/// Whether there is no record any more, nor an entry that names one.
+fn is_gone(node: &Shared, key: &Key) -> Result<bool, StorageError> {
+    let Replica { trees, storage, .. } = &*node.replica;
+    Ok(trees.entered_now(&key.at())?.is_none() && storage.get(Space::Records, &key.record)?.is_none())
 }
 
 async fn ask(node: &Arc<Shared>, home: NodeId, key: &Key) -> Said {

@@ -12,6 +12,7 @@ use crate::{
     key::{Key, RecordAt},
     record::Record,
     replica::Replica,
+    settle::compact::Unsettled,
     storage::{Apply, Done, Durability, Space, StorageError, Transaction},
     trees::TreeChange,
 };
@@ -115,12 +116,12 @@ impl Replica {
         place: &Place,
         found: Found,
         record: Record,
-        unsettled_since_ms: u64,
+        unsettled: Unsettled,
     ) -> Result<Option<Kept>, HintError> {
         match place {
             Place::Home => {
                 let old = found.record.as_ref().map(Record::digest).transpose()?;
-                Ok(Some(Kept::Record(self.trees.put_record(tx, at, old, &record, unsettled_since_ms)?)))
+                Ok(Some(Kept::Record(self.trees.put_record(tx, at, old, &record, unsettled)?)))
             }
             Place::Fallback(homes) => {
                 // A ring with members has homes for every partition.

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-fn replica() -> Arc<Replica> {
+pub(crate) fn replica() -> Arc<Replica> {
     let (storage, metrics) = (Arc::new(MemoryStorage::default()), Arc::new(Metrics::new()));
     let hints = Hints::load(storage.clone(), metrics.clone(), 1000).expect("an empty store");
     let trees = Trees::load(storage.clone(), metrics.clone()).expect("an empty store");
@@ -40,7 +40,7 @@ fn replica() -> Arc<Replica> {
     )
 }
 
-fn key(name: u8) -> Key {
+pub(crate) fn key(name: u8) -> Key {
     Key::new("b".into(), vec![name].into(), PartitionCount::MIN)
 }
 
@@ -78,7 +78,7 @@ fn outcome<T: Send + 'static>(
     outcome.expect("this store is done when it returns")
 }
 
-fn unite(replica: &Arc<Replica>, key: &Key, incoming: Incoming) -> Result<(), TakeError> {
+pub(crate) fn unite(replica: &Arc<Replica>, key: &Key, incoming: Incoming) -> Result<(), TakeError> {
     outcome(|done| replica.unite(key, incoming, Conflict::Siblings, Durability::Memory, done)).map(drop)
 }
 
@@ -110,7 +110,12 @@ fn mint(replica: &Arc<Replica>, key: &Key, context: CausalContext<Actor>, id: u1
 }
 
 /// Changes what is stored, and nothing that should change with it.
-fn tamper(replica: &Replica, space: Space, at: Bytes, change: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) {
+pub(crate) fn tamper(
+    replica: &Replica,
+    space: Space,
+    at: Bytes,
+    change: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>,
+) {
     let before = replica.storage.get(space, &at).expect("readable").unwrap_or_default();
     let after = change(before.to_vec()).map(Bytes::from);
     let apply: Apply = Box::new(move |tx| {
@@ -131,13 +136,13 @@ fn flip(at_from_end: usize) -> impl FnOnce(Vec<u8>) -> Option<Vec<u8>> {
     }
 }
 
-fn damage_header(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
+pub(crate) fn damage_header(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
     bytes[20] ^= 1;
     Some(bytes)
 }
 
 /// The index says what each record holds, and names no other.
-fn the_index_is_right(replica: &Replica) {
+pub(crate) fn the_index_is_right(replica: &Replica) {
     let mut records = Vec::new();
     let mut add = |at: Bytes, record: Bytes| {
         let digest = Record::decode(record).and_then(|record| record.digest()).expect("intact");

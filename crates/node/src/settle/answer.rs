@@ -16,7 +16,7 @@ use crate::{
     planted::{self, Bug},
     record::Record,
     replica::Replica,
-    settle::compact::unsettled_since_ms,
+    settle::compact::unsettled,
     shared::Shared,
     storage::{Apply, Done, Durability, Space, StorageError, Transaction},
     trees::TreeChange,
@@ -41,15 +41,15 @@ pub(crate) enum Refusal {
 }
 
 /// A key of a round.
-struct Asked {
-    at: RecordAt,
-    digest: Digest,
+pub(super) struct Asked {
+    pub(super) at: RecordAt,
+    pub(super) digest: Digest,
 }
 
 /// Changes to be told when they are committed.
 #[derive(Default)]
-struct Changes {
-    trees: Vec<TreeChange>,
+pub(super) struct Changes {
+    pub(super) trees: Vec<TreeChange>,
     hints: Vec<Delta>,
     tombstones: u64,
     compacted: u64,
@@ -173,7 +173,7 @@ fn asked(node: &Shared, partition: u32, keys: Vec<SettleKey>) -> Result<Vec<Aske
 
 impl Changes {
     /// They are committed. Returns how many there are.
-    fn committed(self, replica: &Replica) -> u32 {
+    pub(super) fn committed(self, replica: &Replica) -> u32 {
         let dropped = self.trees.len() + self.hints.len();
         self.trees.into_iter().for_each(TreeChange::committed);
         self.hints.into_iter().for_each(Delta::committed);
@@ -186,18 +186,21 @@ impl Changes {
 impl Replica {
     /// Whether this node has nothing of a key but the state that is asked for: not in its record, whether it is a home or was one, and
     /// in no hint.
-    fn has_only(&self, tx: &Transaction<'_>, asked: &Asked, targets: &[NodeId]) -> bool {
+    ///
+    /// A damaged record is the state that the index names: both were written at once. Were it answered with no, a deleted
+    /// key of which a home has only a damaged record could not settle before that was healed, and if the others have dropped theirs, nobody has
+    /// anything to heal it with.
+    pub(super) fn has_only(&self, tx: &Transaction<'_>, asked: &Asked, targets: &[NodeId]) -> bool {
         let Asked { at, digest } = asked;
-        let record =
-            tx.get(Space::Records, &at.record).and_then(|bytes| bytes.map(Record::decode).transpose());
-        let held = match record.and_then(|record| record.as_ref().map(Record::digest).transpose()) {
-            Ok(held) => held,
-            // What it was is not known.
-            Err(_) => return false,
+        let Ok(indexed) = self.trees.indexed(tx, at) else { return false };
+        let is_it = match read_digest(tx, at) {
+            Ok(Some(held)) => held == *digest && indexed == Some(held),
+            // One that the index names all the same is damaged, too.
+            Ok(None) => indexed.is_none_or(|indexed| indexed == *digest),
+            Err(StorageError::Damaged { .. }) => indexed == Some(*digest),
+            Err(_) => false,
         };
-        let indexed = self.trees.indexed(tx, at);
-        // A record that the index names and that is not there is a damaged one.
-        if held.is_some_and(|held| held != *digest) || indexed != Ok(held) {
+        if !is_it {
             return false;
         }
         targets.iter().all(|target| match self.hints.get(tx, &at.record, target) {
@@ -231,15 +234,17 @@ impl Replica {
         Ok(changes)
     }
 
-    fn drop_record(
+    pub(super) fn drop_record(
         &self,
         tx: &mut Transaction<'_>,
         asked: &Asked,
         changes: &mut Changes,
     ) -> Result<(), StorageError> {
         let Asked { at, digest } = asked;
-        let Some(record) = tx.get(Space::Records, &at.record)?.map(Record::decode).transpose()? else {
-            return Ok(());
+        let record = match read_record(tx, at) {
+            Ok(Some(record)) => record,
+            Ok(None) | Err(StorageError::Damaged { .. }) => return self.drop_damaged(tx, asked, changes),
+            Err(error) => return Err(error),
         };
         let held = record.digest()?;
         if held != *digest && !planted::is(Bug::SettleUnchecked) {
@@ -248,7 +253,7 @@ impl Replica {
         let change = match settled_record(&record)? {
             Some((left, state)) => {
                 changes.compacted += 1;
-                self.trees.put_record(tx, at, Some(held), &left, unsettled_since_ms(&state))?
+                self.trees.put_record(tx, at, Some(held), &left, unsettled(&state))?
             }
             None => {
                 changes.tombstones += 1;
@@ -256,6 +261,23 @@ impl Replica {
             }
         };
         changes.trees.push(change);
+        Ok(())
+    }
+
+    /// The same where there is no record that could be read: by what the index says that it was. One of which live values would be left
+    /// stays, damaged, and is healed from what the others have left of it: without it, reads here would find nothing meanwhile.
+    fn drop_damaged(
+        &self,
+        tx: &mut Transaction<'_>,
+        asked: &Asked,
+        changes: &mut Changes,
+    ) -> Result<(), StorageError> {
+        let Asked { at, digest } = asked;
+        let indexed = self.trees.entered(tx, at)?;
+        if indexed.is_some_and(|indexed| indexed.digest == *digest && indexed.unsettled.leaves_nothing) {
+            changes.tombstones += 1;
+            changes.trees.push(self.trees.remove_record(tx, at, *digest));
+        }
         Ok(())
     }
 
@@ -284,6 +306,14 @@ impl Replica {
         changes.hints.push(delta);
         Ok(())
     }
+}
+
+fn read_record(tx: &Transaction<'_>, at: &RecordAt) -> Result<Option<Record>, StorageError> {
+    tx.get(Space::Records, &at.record)?.map(Record::decode).transpose()
+}
+
+fn read_digest(tx: &Transaction<'_>, at: &RecordAt) -> Result<Option<Digest>, StorageError> {
+    read_record(tx, at)?.as_ref().map(Record::digest).transpose()
 }
 
 /// The failure that tells an issuer why.

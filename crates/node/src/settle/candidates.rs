@@ -7,6 +7,7 @@ use super::answer::KEYS_MAX;
 use crate::{
     cluster::View,
     record::parse_record_key,
+    settle::compact::Unsettled,
     shared::Shared,
     storage::StorageError,
     trees::index::{self, Indexed},
@@ -49,22 +50,28 @@ impl Walk {
         let now_ms = node.env.wall_ms();
         let (mut keys, mut bytes) = (Vec::new(), 0);
         let mut more = !complete;
-        for Indexed { place, digest, unsettled_since_ms, record } in page {
+        for Indexed { place, entered, record } in page {
             if keys.len() == KEYS_MAX || bytes >= BYTES_MAX {
                 more = true;
                 break;
             }
             self.next = place.0.saturating_add(1);
-            if unsettled_since_ms == 0 {
+            // Most have nothing: their names need not be read.
+            if entered.unsettled.since_ms == 0 {
                 continue;
             }
             let Some((bucket, key)) = parse_record_key(&record) else { continue };
-            let grace_ms = view.buckets.get(&bucket).grace_ms;
-            if unsettled_since_ms.saturating_add(grace_ms) <= now_ms {
+            if is_due(view, &bucket, entered.unsettled, now_ms) {
                 bytes += bucket.len() + key.len();
-                keys.push(SettleKey { bucket, key: key.into(), digest });
+                keys.push(SettleKey { bucket, key: key.into(), digest: entered.digest });
             }
         }
         Ok((keys, more && self.next <= self.last))
     }
+}
+
+/// Whether there is something to settle, and it has rested for as long as the bucket demands.
+pub(super) fn is_due(view: &View, bucket: &str, unsettled: Unsettled, now_ms: u64) -> bool {
+    let Unsettled { since_ms, .. } = unsettled;
+    since_ms > 0 && since_ms.saturating_add(view.buckets.get(bucket).grace_ms) <= now_ms
 }

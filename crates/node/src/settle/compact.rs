@@ -9,9 +9,21 @@ use crate::{
     storage::StorageError,
 };
 
-/// Since when there is something in `state` to settle, in milliseconds since 1970 by the clocks of those who wrote it; 0: there is
-/// nothing. Only says when to try.
-pub(crate) fn unsettled_since_ms(state: &State) -> u64 {
+/// What there is in a state to settle. The digest index says so of each record, so that none is read to know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unsettled {
+    /// Since when, in milliseconds since 1970 by the clocks of those who wrote it; 0: there is nothing. Only says when to try.
+    pub(crate) since_ms: u64,
+    /// Whether nothing would be left: such a state need not be read to be dropped.
+    pub(crate) leaves_nothing: bool,
+}
+
+/// What there is in `state` to settle.
+pub(crate) fn unsettled(state: &State) -> Unsettled {
+    Unsettled { since_ms: since_ms(state), leaves_nothing: state.is_absent() }
+}
+
+fn since_ms(state: &State) -> u64 {
     let tombstone = state.siblings().values().any(|version| version.tombstone);
     let is_live = |actor: &Actor| state.siblings().iter().any(|(dot, _)| dot.actor == *actor);
     if state.siblings().is_empty() || tombstone || !state.context().actors().all(is_live) {

@@ -14,15 +14,18 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{
     answer::{self, Refusal},
-    candidates::Walk,
+    candidates::{Walk, is_due},
 };
 use crate::{
     background::Work,
     cluster::View,
+    key::Key,
     metrics::{Abandoned, AbandonedLabel},
     peers::PeerError,
     planted::{self, Bug},
     shared::Shared,
+    storage::StorageError,
+    trees::index::Entered,
 };
 
 /// Between two passes over all partitions, at least and at most; in between a sixteenth of the shortest grace.
@@ -132,6 +135,24 @@ async fn settle(node: &Arc<Shared>, view: &Arc<View>, partition: u32, keys: Vec<
             attempt.give_up().await;
         }
     }
+}
+
+/// Settles `key`, of which this node has a damaged record that need not be read to be dropped, if it is time for that. Nobody else may have anything of
+/// it, so the first home would not begin.
+pub(crate) async fn settle_damaged(
+    node: &Arc<Shared>,
+    view: &Arc<View>,
+    key: &Key,
+) -> Result<(), StorageError> {
+    let Some(Entered { digest, unsettled }) = node.replica.trees.entered_now(&key.at())? else {
+        return Ok(());
+    };
+    let is_time = unsettled.leaves_nothing && is_due(view, &key.bucket, unsettled, node.env.wall_ms());
+    if is_time && node.cluster.serving(view).is_ok() && missing(node, view).is_none() {
+        let asked = SettleKey { bucket: key.bucket.clone(), key: key.key.clone().into(), digest };
+        settle(node, view, key.partition.0, vec![asked]).await;
+    }
+    Ok(())
 }
 
 /// Whom a round asks, besides this node: every member, whether it is a home or not.

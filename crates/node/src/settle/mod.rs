@@ -29,7 +29,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use dynkv_proto::Marks;
 use thiserror::Error;
 
-pub(crate) use self::issue::run;
+pub(crate) use self::issue::{run, settle_damaged};
 use crate::storage::StorageError;
 
 /// Why a state was not taken.

@@ -3,19 +3,22 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dynkv_proto::{Actor, Conflict, Marks, PutId, Round, State, Version, value_hash};
+use dynkv_proto::{Actor, Conflict, Digest, Marks, PutId, Round, State, Version, value_hash};
 use dynkv_vclock::{CausalContext, HybridTime};
 use proptest::prelude::*;
 
 use super::{
     TakeError,
-    compact::{settled, settled_record, unsettled_since_ms},
+    answer::{Asked, Changes},
+    compact::{Unsettled, settled, settled_record, unsettled},
     marks::{MarksBook, Written},
     together,
 };
 use crate::{
+    incoming::Incoming,
     record::Record,
-    storage::{Done, Durability, MemoryStorage, Storage, Transaction},
+    repair::tests as repair,
+    storage::{Done, Durability, MemoryStorage, Space, Storage, Transaction},
 };
 
 const P: u32 = 3;
@@ -194,6 +197,54 @@ fn state(history: &[(u64, bool, bool)]) -> State {
     state
 }
 
+/// What a member says of a key, and what its record and the index come to when it is dropped.
+fn dropped(state: &State, damage: Option<fn(Vec<u8>) -> Option<Vec<u8>>>) -> (bool, Option<usize>, bool) {
+    let (replica, key) = (repair::replica(), repair::key(1));
+    let incoming = Incoming::verify(state.encode(), Marks::default()).expect("just made");
+    repair::unite(&replica, &key, incoming).expect("there is nothing yet");
+    let digest = State::digest(&state.encode()).expect("just made");
+    if let Some(damage) = damage {
+        repair::tamper(&replica, Space::Records, key.record.clone(), damage);
+    }
+    let said = Arc::new(std::sync::Mutex::new(false));
+    let (tell, to, asked) = (said.clone(), replica.clone(), Asked { at: key.at(), digest });
+    let apply = Box::new(move |tx: &mut Transaction<'_>| {
+        let other = Asked { at: asked.at.clone(), digest: Digest(digest.0 ^ 1) };
+        assert!(!to.has_only(tx, &other, &[]), "it was asked about another state");
+        *tell.lock().expect("nobody panics") = to.has_only(tx, &asked, &[]);
+        let mut changes = Changes::default();
+        to.drop_record(tx, &other, &mut changes).expect("nothing to do");
+        assert_eq!(changes.trees.len(), 0);
+        to.drop_record(tx, &asked, &mut changes).expect("readable");
+        Box::new(move |_| {
+            changes.committed(&to);
+        }) as Done
+    });
+    replica.storage.submit(Durability::Memory, apply).expect("a store in memory");
+    let left = replica.storage.get(Space::Records, &key.record).expect("readable");
+    let versions = left.map(|record| {
+        Record::decode(record).map_or(99, |record| record.decode_state().unwrap().siblings().len())
+    });
+    let indexed = replica.trees.entered_now(&key.at()).expect("readable").is_some();
+    let said = *said.lock().expect("nobody panics");
+    (said, versions, indexed)
+}
+
+#[test]
+fn a_damaged_record_is_what_the_index_says() {
+    let deleted = state(&[(1, false, false), (1, false, true)]);
+    let live = state(&[(1, false, false), (2, true, true)]);
+    assert_eq!(dropped(&deleted, None), (true, None, false));
+    assert_eq!(dropped(&live, None), (true, Some(1), true));
+    // Damaged, or gone.
+    for damage in [repair::damage_header, |_| None] {
+        assert_eq!(dropped(&deleted, Some(damage)), (true, None, false));
+        // Something would be left of it, and is not known: whatever is there stays, to be healed.
+        let left = damage(vec![0; 100]).map(|_| 99);
+        assert_eq!(dropped(&live, Some(damage)), (true, left, true));
+    }
+}
+
 proptest! {
     #[test]
     fn a_settled_state_shows_the_same_and_has_nothing_left_to_settle(history in history()) {
@@ -203,7 +254,7 @@ proptest! {
             None => prop_assert!(before.is_absent()),
             Some(after) => {
                 prop_assert_eq!(visible(&before), visible(&after));
-                prop_assert_eq!(unsettled_since_ms(&after), 0);
+                prop_assert_eq!(unsettled(&after), Unsettled::default());
                 for actor in after.context().actors() {
                     prop_assert!(after.siblings().iter().any(|(dot, _)| dot.actor == *actor));
                     prop_assert_eq!(after.context().highest(actor), before.context().highest(actor));
@@ -229,8 +280,9 @@ proptest! {
     #[test]
     fn there_is_something_to_settle_unless_settling_changes_nothing(history in history()) {
         let before = state(&history);
-        let since_ms = unsettled_since_ms(&before);
+        let Unsettled { since_ms, leaves_nothing } = unsettled(&before);
         prop_assert_eq!(since_ms == 0, settled(before.clone()) == Some(before.clone()));
+        prop_assert_eq!(leaves_nothing, settled(before.clone()).is_none());
         prop_assert!(since_ms == 0 || since_ms == before.latest_time().wall_ms().max(1));
     }
 }

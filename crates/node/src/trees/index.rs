@@ -3,14 +3,15 @@
 //! ```text
 //!  key    0          8                16               value  0               16                24
 //!         +----------+----------------+------------+          +---------------+-----------------+
-//!         | MD5      | xxh3-64        | record key |          | state digest  | unsettled since |
+//!         | MD5      | xxh3-64        | record key |          | state digest  | unsettled       |
 //!         +----------+----------------+------------+          +---------------+-----------------+
 //!           first 8 bytes of the position               xxh3-128 of the state's header, and u64:
-//!                      of the record key behind the partition       ms since 1970, 0 for never
+//!                      of the record key behind the partition       whole, and ms since 1970
 //! ```
 //!
-//! The time says since when the record has a tombstone or old context entries, so that settlement need not read records to find
-//! them. Replicas with one state have one time; it is not part of what is compared.
+//! The last field says since when the record has a tombstone or old context entries, so that settlement need not read records to find
+//! them, and whether settlement would leave nothing of it: then its first byte is 255, otherwise 0, so that a single bit cannot make the
+//! one of the other. Replicas with one state say the same; it is not part of what is compared.
 //!
 //! The first 16 bytes are the place in the tree. Were they the whole position, an MD5, then anybody who may write could make two
 //! keys with one place within seconds. Should it happen all the same, both keys have an entry of their own here, the
@@ -25,6 +26,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     key::RecordAt,
+    settle::compact::Unsettled,
     storage::{Space, Storage, StorageError},
 };
 
@@ -47,20 +49,26 @@ pub(crate) fn index_key(place: TreePosition, record: &[u8]) -> Bytes {
 
 const VALUE_BYTES: usize = 24;
 
+/// The first byte of the last field where nothing would be left. The other seven are enough for two million years.
+const LEAVES_NOTHING: u8 = 255;
+const SINCE_BYTES: usize = 7;
+const SINCE_MS_MAX: u64 = u64::MAX >> 8;
+
 /// What the index says of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entered {
     /// The digest of its state.
     pub(crate) digest: Digest,
-    /// Since when there is something in it to settle, in milliseconds since 1970; 0: there is nothing.
-    pub(crate) unsettled_since_ms: u64,
+    pub(crate) unsettled: Unsettled,
 }
 
 /// The value of the index's entry.
 pub(crate) fn index_value(entered: Entered) -> Bytes {
     let mut out = BytesMut::with_capacity(VALUE_BYTES);
+    let Unsettled { since_ms, leaves_nothing } = entered.unsettled;
     out.put_u128(entered.digest.0);
-    out.put_u64(entered.unsettled_since_ms);
+    out.put_u8(if leaves_nothing { LEAVES_NOTHING } else { 0 });
+    out.put_uint(since_ms.min(SINCE_MS_MAX), SINCE_BYTES);
     out.freeze()
 }
 
@@ -69,7 +77,8 @@ pub(crate) fn parse_value(mut value: &[u8]) -> Result<Entered, StorageError> {
     if value.len() != VALUE_BYTES {
         return Err(damaged());
     }
-    Ok(Entered { digest: Digest(value.get_u128()), unsettled_since_ms: value.get_u64() })
+    let (digest, leaves_nothing) = (Digest(value.get_u128()), value.get_u8() == LEAVES_NOTHING);
+    Ok(Entered { digest, unsettled: Unsettled { since_ms: value.get_uint(SINCE_BYTES), leaves_nothing } })
 }
 
 fn damaged() -> StorageError {
@@ -80,18 +89,9 @@ fn damaged() -> StorageError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Indexed {
     pub(crate) place: TreePosition,
-    pub(crate) digest: Digest,
-    /// Since when there is something in the record to settle, in milliseconds since 1970; 0: there is nothing.
-    pub(crate) unsettled_since_ms: u64,
+    pub(crate) entered: Entered,
     /// The record's key.
     pub(crate) record: Bytes,
-}
-
-impl Indexed {
-    /// What it says of the record.
-    pub(crate) fn entered(&self) -> Entered {
-        Entered { digest: self.digest, unsettled_since_ms: self.unsettled_since_ms }
-    }
 }
 
 /// The entries with places from `first` to `last`: those of the first `max` places. Says whether that is all of them.
@@ -105,8 +105,7 @@ pub(crate) fn page(
     storage.scan(Space::Digests, &[], &first.0.to_be_bytes(), &mut |key, value| {
         let entry = key.first_chunk::<PLACE_BYTES>().ok_or_else(damaged).and_then(|place| {
             let place = TreePosition(u128::from_be_bytes(*place));
-            let Entered { digest, unsettled_since_ms } = parse_value(&value)?;
-            Ok(Indexed { place, digest, unsettled_since_ms, record: key.slice(PLACE_BYTES..) })
+            Ok(Indexed { place, entered: parse_value(&value)?, record: key.slice(PLACE_BYTES..) })
         });
         let entry = match entry {
             Ok(entry) => entry,
@@ -137,7 +136,7 @@ pub(crate) fn page(
 /// What a tree makes of entries that are in order: each place once.
 pub(crate) fn to_entries(indexed: &[Indexed]) -> Vec<Entry> {
     let mut entries: Vec<Entry> = Vec::with_capacity(indexed.len());
-    for Indexed { place, digest, .. } in indexed {
+    for Indexed { place, entered: Entered { digest, .. }, .. } in indexed {
         match entries.last_mut() {
             Some(before) if before.position == place.0 => {
                 before.digest = before.digest.wrapping_add(digest.0);

@@ -54,6 +54,7 @@ use crate::{
     metrics::Metrics,
     planted::{self, Bug},
     record::Record,
+    settle::compact::Unsettled,
     storage::{Apply, Done, Durability, Space, Storage, StorageError, Transaction},
 };
 
@@ -214,8 +215,8 @@ impl Trees {
         book.gauge(&self.metrics);
     }
 
-    /// Writes `record`, in place of one with the digest `old`, and its digest. `unsettled_since_ms` is what
-    /// [`unsettled_since_ms`](crate::settle::compact::unsettled_since_ms) says of its state. The only way to write a record.
+    /// Writes `record`, in place of one with the digest `old`, and its digest. `unsettled` is what
+    /// [`unsettled`](crate::settle::compact::unsettled) says of its state. The only way to write a record.
     ///
     /// # Errors
     /// [`StorageError::Damaged`] when the record's state is none; nothing is written then.
@@ -225,11 +226,11 @@ impl Trees {
         at: &RecordAt,
         old: Option<Digest>,
         record: &Record,
-        unsettled_since_ms: u64,
+        unsettled: Unsettled,
     ) -> Result<TreeChange, StorageError> {
         let digest = record.digest()?;
         tx.put(Space::Records, at.record.clone(), record.encode());
-        Ok(self.put_digest(tx, at, old, Entered { digest, unsettled_since_ms }))
+        Ok(self.put_digest(tx, at, old, Entered { digest, unsettled }))
     }
 
     /// Writes what the index says in place of `old`: to set an index right that does not say what the record holds.
@@ -300,6 +301,12 @@ impl Trees {
         at: &RecordAt,
     ) -> Result<Option<Digest>, StorageError> {
         Ok(self.entered(tx, at)?.map(|entered| entered.digest))
+    }
+
+    /// What the index says of a record, as committed.
+    pub(crate) fn entered_now(&self, at: &RecordAt) -> Result<Option<Entered>, StorageError> {
+        let value = self.storage.get(Space::Digests, &index_key(place_of(at), &at.record))?;
+        value.map(|value| parse_value(&value)).transpose()
     }
 
     /// Takes note of a change's outcome.

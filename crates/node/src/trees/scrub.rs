@@ -12,12 +12,12 @@ use tokio::time::sleep;
 
 use super::{
     build::{Progress, ToCheck},
-    index::{Entered, index_key, place_of},
+    index::Entered,
 };
 use crate::{
     background::{Turn, Work},
     hints::check::{Checked, check_page},
-    key::{Key, RecordAt},
+    key::Key,
     record::parse_record_key,
     repair::entered_of,
     shared::Shared,
@@ -122,7 +122,7 @@ impl Walk {
         for entry in &page {
             let Some((bucket, key)) = parse_record_key(&entry.record) else { continue };
             let key = Key::new(bucket, key, partitions);
-            match look_at(node, &key, entry.entered()) {
+            match look_at(node, &key, entry.entered) {
                 Ok((bytes, whole)) => {
                     witness.record(&key.record, bytes, whole);
                     at_once += bytes;
@@ -171,9 +171,9 @@ impl Walk {
                 continue;
             };
             let key = Key::new(bucket, key, partitions);
-            match trees.is_indexed(&key.at()) {
-                Ok(true) => {}
-                Ok(false) => node.replica.check(&key),
+            match trees.entered_now(&key.at()) {
+                Ok(Some(_)) => {}
+                Ok(None) => node.replica.check(&key),
                 Err(error) => witness.error(format!("the digest index: {error}")),
             }
         }
@@ -211,20 +211,12 @@ fn look_at(node: &Arc<Shared>, key: &Key, indexed: Entered) -> Result<(u64, bool
         Err(StorageError::Damaged { .. }) => Ok((0, false)),
         Ok(None) => {
             // Unless it was removed, with its entry, since the index was read.
-            let gone = node.replica.trees.is_indexed(&key.at())?;
+            let gone = node.replica.trees.entered_now(&key.at())?.is_some();
             if gone {
                 node.replica.damaged.note(&key.record);
             }
             Ok((0, !gone))
         }
         Err(error) => Err(error),
-    }
-}
-
-impl super::Trees {
-    /// Whether the index, as committed, names a record.
-    fn is_indexed(&self, at: &RecordAt) -> Result<bool, StorageError> {
-        let entry = self.storage.get(Space::Digests, &index_key(place_of(at), &at.record))?;
-        Ok(entry.is_some())
     }
 }

@@ -228,7 +228,7 @@ fn at(key: u8) -> RecordAt {
 }
 
 fn entered(digest: u128) -> Entered {
-    Entered { digest: Digest(digest), unsettled_since_ms: 0 }
+    Entered { digest: Digest(digest), unsettled: Unsettled::default() }
 }
 
 /// Writes a record's digest; 0 removes it.

@@ -199,3 +199,22 @@ fn grace_shorter_than_outage() {
     saw(&seen, DROPPED);
     saw(&seen, "nodes: settle_abandoned");
 }
+
+/// Bits flip in deleted keys at every home before they have settled: nobody is left to heal them from, and nobody has to be. Another time only one home
+/// keeps its copy.
+#[test]
+fn tombstones_rot_before_they_settle() {
+    check_each(
+        |seed| {
+            let plan = Plan::quiet(2 * seed, 3, 20_000).grace(6_000);
+            let plan =
+                keys(3).iter().chain([&plain()]).fold(plan, |plan, key| plan.session(deleted(key, 3_000)));
+            let rotten = (0..3).filter(|node| seed % 2 == 0 || *node != seed as usize % 3);
+            rotten.fold(plan, |plan, node| plan.fault(5_000, 100, What::Rot(node, 1)))
+        },
+        |report| {
+            saw(&report.seen, DROPPED);
+            assert_eq!(last(report, &plain()), Vec::<&str>::new());
+        },
+    );
+}
