@@ -1,17 +1,15 @@
 //! Background work: one place that bounds all of it, and gives way to the foreground (paper, section 6.5).
 //!
-//! Whoever does something that no client waits for asks here first. How much may be under way follows the 99th percentile of the
-//! foreground's latency: it shrinks quickly while that is above the target, and grows slowly else. The target is what the
-//! foreground takes while there is nothing to do in the background, and a fifth more.
+//! Whoever does something that no client waits for asks here first. How much may be under way follows the 99th percentiles of the
+//! foreground's latencies ([`share`]).
 //!
 //! *Fewer at once is not less.* On a fast network four pieces under way at once use all of a processor. So a share of less than
 //! four is four with pauses: whoever has had a turn leaves its slot idle for as many times as long as it took.
 //!
 //! *Pieces are small where there is a foreground.* Whatever is under way, a request waits for what its node is doing at the moment, before anybody has seen it and begins to measure:
 //! reading a hundred states is half a millisecond, and so is sending them.
-//!
-//! *What the foreground takes by itself has to be seen first.* After a start, bulk work waits for that while there is a
-//! foreground, since nothing tells a slow disk from one that is busy with that work.
+
+mod share;
 
 use std::{
     sync::{
@@ -21,33 +19,40 @@ use std::{
     time::Duration,
 };
 
-use hdrhistogram::Histogram;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit},
     time::Instant,
 };
 
+pub(crate) use self::share::{Asked, AskedLabel};
+use self::share::{Controller, Windows};
 use crate::{metrics::Metrics, news::News, shared::Shared};
 
+/// How often the share is set anew.
+const PERIOD: Duration = Duration::from_secs(1);
+
 /// How many kinds there are.
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 /// A share of one piece under way all the time.
-const PIECE: u32 = 64;
+const PIECE: u32 = 4096;
 
 /// The share at least: work goes on, however slow the foreground is. And at most.
-const SHARE_MIN: u32 = 1;
+const SHARE_MIN: u32 = PIECE / 64;
 const SHARE_MAX: u32 = 64 * PIECE;
 
-/// The share at least of work that keeps writes on more than one disk, one small piece at a time: clients wait for it to end, if not now.
+/// The share at least of work that keeps writes on more than one disk, and of what a new member reads, one small piece at a time: clients wait for it to end, if not now.
 const SHARE_MIN_OF_WRITES: u32 = PIECE / 4;
 
-/// The share with which work begins beside a foreground: more when that has been seen not to suffer.
-const SHARE_BEGIN: u32 = 4 * PIECE;
+/// The time that a state in an answer is taken to use before there was any.
+const STATE_NS: u64 = 30_000;
 
 /// In so many parts is done what could be done in one piece, where there is a foreground.
 const PARTS: usize = 8;
+
+/// States looked at before others have their turn: some 50 microseconds.
+const AT_ONCE: usize = 4;
 
 /// Pieces under way at once, at least: one that takes long does not hold up all others.
 const SLOTS_MIN: u32 = 4;
@@ -62,28 +67,8 @@ const ANSWERS_MAX: usize = 2;
 /// Puts that have been answered and still wait for homes. Each holds its state.
 const LINGERING_MAX: usize = 16_384;
 
-/// The foreground's 99th percentile that background work must never exceed (four syncs of a slow disk), and below which it need
-/// not give way.
-const TARGET_P99_MAX: Duration = Duration::from_millis(50);
-const TARGET_P99_MIN: Duration = Duration::from_micros(250);
-
-/// For so many periods after the start at most bulk work waits until it is known what the foreground takes by itself.
-const UNKNOWN_PERIODS_MAX: usize = 2 * PERIODS;
-
-/// Pieces begun, and states moved, in a period with which the foreground is as good as alone. States count by themselves: where little may be under way, a few large pieces
-/// are a lot of work, and what the foreground takes beside them must not be taken for what it takes by itself.
-const CALM_WORK: u64 = 20;
-
 /// How long a slot is idle at most: a piece that has waited for an answer in vain has not used anything meanwhile.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
-
-/// Foreground requests below which their latencies say nothing.
-const SAMPLES_MIN: u64 = 500;
-
-/// How often the share is set anew, and how many such periods are looked back at: fewer after a cut, so that the next one is
-/// made for what has come of it.
-const PERIOD: Duration = Duration::from_secs(1);
-const PERIODS: usize = 10;
 
 /// A kind of background work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelValue)]
@@ -96,6 +81,8 @@ pub(crate) enum Work {
     HintDelivery,
     /// Comparing replicas, and moving states in which they differ.
     AntiEntropy,
+    /// Reading what this node needs to become a member.
+    Joining,
     /// Building and checking Merkle trees.
     TreeUpkeep,
     /// Settling tombstones and old context entries.
@@ -105,11 +92,14 @@ pub(crate) enum Work {
 impl Work {
     /// Whether there is much of it, which can wait.
     fn is_bulk(self) -> bool {
-        matches!(self, Work::ReadRepair | Work::AntiEntropy | Work::TreeUpkeep | Work::Settlement)
+        !matches!(self, Work::HintPlacement | Work::HintDelivery)
     }
 
     fn share_min(self) -> u32 {
-        if self.is_bulk() { SHARE_MIN } else { SHARE_MIN_OF_WRITES }
+        match self {
+            Work::HintPlacement | Work::HintDelivery | Work::Joining => SHARE_MIN_OF_WRITES,
+            Work::ReadRepair | Work::AntiEntropy | Work::TreeUpkeep | Work::Settlement => SHARE_MIN,
+        }
     }
 }
 
@@ -119,18 +109,60 @@ pub(crate) struct WorkLabel {
     work: Work,
 }
 
+/// How fast work goes on.
+struct Pace {
+    share: AtomicU32,
+    /// The share at least of answers to other nodes' bulk work.
+    share_min_of_answers: AtomicU32,
+    /// Pieces begun and states moved in this period.
+    work: AtomicU64,
+    /// What a state in an answer has used lately.
+    state_ns: AtomicU64,
+}
+
 /// A piece of work that may begin; it ends when this is dropped.
 pub(crate) struct Turn {
     permit: Option<OwnedSemaphorePermit>,
     begun: Instant,
+    waited: Duration,
+    states: u64,
+    is_answer: bool,
     work: Work,
-    share: Arc<AtomicU32>,
+    pace: Arc<Pace>,
+}
+
+impl Turn {
+    /// Waits for another node, which uses nothing here.
+    pub(crate) async fn wait<T>(&mut self, answer: impl Future<Output = T>) -> T {
+        let begun = Instant::now();
+        let answer = answer.await;
+        self.waited += begun.elapsed();
+        answer
+    }
+
+    /// So many states were read for another node, or from one.
+    pub(crate) fn moved(&mut self, states: usize) {
+        self.states += states as u64;
+        self.pace.work.fetch_add(states as u64, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let share = self.share.load(Ordering::Relaxed).max(self.work.share_min());
-        let pause = self.begun.elapsed() * pause_of(share) / PIECE;
+        let Pace { share, share_min_of_answers, state_ns, .. } = &*self.pace;
+        let used = self.begun.elapsed().saturating_sub(self.waited);
+        if let Some(each) = (used.as_nanos() as u64).checked_div(self.states)
+            && self.is_answer
+        {
+            // Of two that end at once one may be lost.
+            state_ns.store((7 * state_ns.load(Ordering::Relaxed) + each) / 8, Ordering::Relaxed);
+        }
+        let share_min = match self.is_answer {
+            true => share_min_of_answers.load(Ordering::Relaxed),
+            false => self.work.share_min(),
+        };
+        let share = share.load(Ordering::Relaxed).max(share_min);
+        let pause = used * pause_of(share) / PIECE;
         if let Some(permit) = self.permit.take()
             && !pause.is_zero()
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
@@ -149,14 +181,12 @@ pub(crate) struct Background {
     waiting: Mutex<[usize; KINDS]>,
     answers: Arc<Semaphore>,
     lingering: Semaphore,
-    foreground: Mutex<Window>,
+    foreground: Mutex<Windows>,
     has_foreground: AtomicBool,
-    share: Arc<AtomicU32>,
+    pace: Arc<Pace>,
     /// Whether bulk work has to wait.
     held: AtomicBool,
     released: News,
-    /// Pieces begun and states moved in this period.
-    work: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
@@ -170,11 +200,15 @@ impl Background {
             lingering: Semaphore::new(LINGERING_MAX),
             foreground: Mutex::default(),
             has_foreground: AtomicBool::new(false),
-            share: Arc::new(AtomicU32::new(SHARE_MAX)),
+            pace: Arc::new(Pace {
+                share: AtomicU32::new(SHARE_MAX),
+                share_min_of_answers: AtomicU32::new(SHARE_MIN),
+                work: AtomicU64::new(0),
+                state_ns: AtomicU64::new(STATE_NS),
+            }),
             // Until there has been time to see whether there is a foreground.
             held: AtomicBool::new(true),
             released: News::default(),
-            work: AtomicU64::new(0),
             metrics,
         }
     }
@@ -205,23 +239,24 @@ impl Background {
         if self.has_foreground.load(Ordering::Relaxed) { (max / PARTS).max(1) } else { max }
     }
 
-    /// So many states were read for another node, or from one, in a piece.
-    pub(crate) fn moved(&self, states: usize) {
-        self.work.fetch_add(states as u64, Ordering::Relaxed);
-    }
-
     fn is_held(&self, work: Work) -> bool {
         work.is_bulk() && self.held.load(Ordering::SeqCst)
     }
 
     fn begin(&self, permit: OwnedSemaphorePermit, label: &WorkLabel) -> Turn {
         self.metrics.background_begun.get_or_create(label).inc();
-        self.turn_of(Some(permit), label.work)
+        self.turn_of(Some(permit), label.work, false)
     }
 
-    fn turn_of(&self, permit: Option<OwnedSemaphorePermit>, work: Work) -> Turn {
-        self.work.fetch_add(1, Ordering::Relaxed);
-        Turn { permit, begun: Instant::now(), work, share: self.share.clone() }
+    fn turn_of(&self, permit: Option<OwnedSemaphorePermit>, work: Work, is_answer: bool) -> Turn {
+        self.pace.work.fetch_add(1, Ordering::Relaxed);
+        let (begun, waited) = (Instant::now(), Duration::ZERO);
+        Turn { permit, begun, waited, states: 0, is_answer, work, pace: self.pace.clone() }
+    }
+
+    /// A turn for what clients wait for: at once, and without a pause.
+    pub(crate) fn turn_at_once(&self, work: Work) -> Turn {
+        self.turn_of(None, work, false)
     }
 
     /// Waits for a turn to answer bulk work of another node: this one's clients wait for it as well. Not one of the turns for work of its own: nodes that have used up all of
@@ -229,7 +264,7 @@ impl Background {
     pub(crate) async fn turn_to_answer(&self) -> Turn {
         // The semaphore is never closed.
         let permit = self.answers.clone().acquire_owned().await.ok();
-        self.turn_of(permit, Work::AntiEntropy)
+        self.turn_of(permit, Work::AntiEntropy, true)
     }
 
     fn hold(&self, held: bool) {
@@ -249,9 +284,9 @@ impl Background {
         permit
     }
 
-    /// Tells how long a client's request took, or what another node's client waits for.
-    pub(crate) fn observe_foreground(&self, took: Duration) {
-        lock(&self.foreground).record(took);
+    /// Tells how long it took what a client asked for.
+    pub(crate) fn observe_foreground(&self, asked: Asked, took: Duration) {
+        lock(&self.foreground).record(asked, took);
     }
 }
 
@@ -278,6 +313,13 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Lets clients have their turn, now and then: after the state number `done`, from 0 on, of many that are looked at one after the other.
+pub(crate) async fn give_way(done: usize) {
+    if done % AT_ONCE == AT_ONCE - 1 {
+        tokio::task::yield_now().await;
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // Counting cannot panic half way.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -286,40 +328,36 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Sets the share again and again, until the node stops.
 pub(crate) async fn control(node: Arc<Shared>) {
     let background = &node.background;
-    let mut share = SHARE_MAX;
-    let mut slots = slots_of(share);
-    let mut calm = Calm::default();
+    let mut controller = Controller::default();
+    let mut slots = slots_of(SHARE_MAX);
     // What could not be taken away yet, because it was in use.
     let mut owed = 0;
     loop {
         tokio::time::sleep(PERIOD).await;
-        let foreground = lock(&background.foreground).turn();
-        background.has_foreground.store(foreground != Foreground::Absent, Ordering::Relaxed);
-        calm.observe(foreground, background.work.swap(0, Ordering::Relaxed));
-        background.hold(calm.must_be_waited_for(foreground));
-        let (before, target) = (share, calm.target());
-        background.metrics.background_target_seconds.set(target.as_secs_f64());
-        if let Foreground::P99(p99) = foreground {
-            background.metrics.foreground_p99_seconds.set(p99.as_secs_f64());
+        let seen = lock(&background.foreground).turn();
+        background.has_foreground.store(!seen.is_absent(), Ordering::Relaxed);
+        let next = controller.step(&seen, background.pace.work.swap(0, Ordering::Relaxed));
+        controller.tell(&seen, &background.metrics);
+        background.hold(next.held);
+        if next.is_cut {
+            // The next cut is made for what has come of this one.
+            *lock(&background.foreground) = Windows::default();
         }
-        share = next_share(share, foreground, target);
-        if share < before {
-            *lock(&background.foreground) = Window::default();
-        } else if calm.is_calm() && foreground != Foreground::Absent {
-            share = share.min(SHARE_BEGIN);
-        }
-        let next = slots_of(share);
-        if next > slots {
-            let more = next - slots;
+        let share = next.share;
+        let wanted = slots_of(share);
+        if wanted > slots {
+            let more = wanted - slots;
             let kept = more.min(owed);
             owed -= kept;
             background.slots.add_permits(more - kept);
         } else {
-            owed += slots - next;
+            owed += slots - wanted;
         }
         owed -= background.slots.forget_permits(owed);
-        slots = next;
-        background.share.store(share, Ordering::Relaxed);
+        slots = wanted;
+        background.pace.share.store(share, Ordering::Relaxed);
+        let keeping_up = share_to_keep_up(seen.writes(), background.pace.state_ns.load(Ordering::Relaxed));
+        background.pace.share_min_of_answers.store(keeping_up, Ordering::Relaxed);
         background.metrics.background_share.set(f64::from(share) / f64::from(PIECE));
     }
 }
@@ -329,110 +367,18 @@ fn slots_of(share: u32) -> usize {
     (share / PIECE).max(SLOTS_MIN) as usize
 }
 
+/// The share with which half as many states are answered as clients write in the same time. Whoever becomes a member reads each of those writes from one of several:
+/// with less it would never have read all, where the foreground takes longer than its target for some other reason.
+fn share_to_keep_up(writes: u64, state_ns: u64) -> u32 {
+    let used_ns = writes * state_ns / 2 * u64::from(SLOTS_MIN) / ANSWERS_MAX as u64;
+    let share = used_ns * u64::from(PIECE) / PERIOD.as_nanos() as u64;
+    // At most a piece all the time.
+    (share.min(u64::from(PIECE)) as u32).max(SHARE_MIN)
+}
+
 /// How many times as long as a piece took its slot is idle, in parts of [`PIECE`].
 fn pause_of(share: u32) -> u32 {
     (SLOTS_MIN * PIECE * PIECE / share).saturating_sub(PIECE)
-}
-
-/// What is known of the clients' requests of the last few periods.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Foreground {
-    /// There were none.
-    Absent,
-    /// There were some, too few to have a percentile.
-    Few,
-    /// Their 99th percentile.
-    P99(Duration),
-}
-
-/// The share after a look at the foreground.
-fn next_share(share: u32, foreground: Foreground, target: Duration) -> u32 {
-    match foreground {
-        Foreground::P99(p99) if p99 > 2 * target => (share / 4).max(SHARE_MIN),
-        Foreground::P99(p99) if p99 > target => (share / 2).max(SHARE_MIN),
-        Foreground::P99(_) => (share + (share / 4).clamp(1, 2 * PIECE)).min(SHARE_MAX),
-        Foreground::Few => share,
-        Foreground::Absent => (share * 2).min(SHARE_MAX),
-    }
-}
-
-/// What the foreground takes by itself.
-#[derive(Default)]
-struct Calm {
-    p99: Option<Duration>,
-    /// Periods since there was much to do in the background.
-    periods: usize,
-    /// Periods for which this was waited for.
-    waited: usize,
-}
-
-impl Calm {
-    fn observe(&mut self, foreground: Foreground, work: u64) {
-        self.periods = if work < CALM_WORK { self.periods + 1 } else { 0 };
-        if let Foreground::P99(p99) = foreground
-            && self.is_calm()
-        {
-            // Half of what it was is forgotten within seven seconds.
-            self.p99 = Some(self.p99.map_or(p99, |calm| (calm * 9 + p99) / 10));
-        }
-    }
-
-    /// Whether there was little to do for so long that the percentile is not one of busier periods.
-    fn is_calm(&self) -> bool {
-        self.periods >= PERIODS
-    }
-
-    /// Whether bulk work has to wait for the figure.
-    fn must_be_waited_for(&mut self, foreground: Foreground) -> bool {
-        let wait = self.p99.is_none()
-            && matches!(foreground, Foreground::P99(_))
-            && self.waited < UNKNOWN_PERIODS_MAX;
-        self.waited += usize::from(wait);
-        wait
-    }
-
-    fn target(&self) -> Duration {
-        self.p99.map_or(TARGET_P99_MAX, |calm| (calm * 6 / 5).clamp(TARGET_P99_MIN, TARGET_P99_MAX))
-    }
-}
-
-/// Latencies of the last few periods.
-struct Window {
-    periods: [Histogram<u32>; PERIODS],
-    current: usize,
-}
-
-impl Default for Window {
-    fn default() -> Window {
-        // Microseconds up to a minute, two digits: 4 KiB each.
-        let histogram = || Histogram::new_with_bounds(1, 60_000_000, 1).expect("the bounds are valid");
-        Window { periods: std::array::from_fn(|_| histogram()), current: 0 }
-    }
-}
-
-impl Window {
-    fn record(&mut self, took: Duration) {
-        self.periods[self.current].saturating_record(took.as_micros() as u64);
-    }
-
-    /// Begins the next period. Tells of all of them.
-    fn turn(&mut self) -> Foreground {
-        let samples: u64 = self.periods.iter().map(Histogram::len).sum();
-        let foreground = match samples {
-            0 => Foreground::Absent,
-            1..SAMPLES_MIN => Foreground::Few,
-            _ => {
-                let mut all = self.periods[0].clone();
-                for period in &self.periods[1..] {
-                    all.add(period).expect("all have the same bounds");
-                }
-                Foreground::P99(Duration::from_micros(all.value_at_quantile(0.99)))
-            }
-        };
-        self.current = (self.current + 1) % PERIODS;
-        self.periods[self.current].reset();
-        foreground
-    }
 }
 
 #[cfg(test)]
@@ -442,21 +388,6 @@ mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
-
-    #[test]
-    fn the_share_gives_way_quickly_and_comes_back_slowly() {
-        let target = 10 * MS;
-        let next = |share, p99_ms: u32| next_share(share, Foreground::P99(p99_ms * MS), target);
-        assert_eq!(next(64 * PIECE, 11), 32 * PIECE);
-        assert_eq!(next(64 * PIECE, 21), 16 * PIECE);
-        assert_eq!(next(SHARE_MIN, 21), SHARE_MIN);
-        assert_eq!(next(32 * PIECE, 10), 34 * PIECE);
-        assert_eq!(next(SHARE_MIN, 10), SHARE_MIN + 1);
-        assert_eq!(next(SHARE_MAX, 10), SHARE_MAX);
-        assert_eq!(next(100, 10), 125);
-        assert_eq!(next_share(20, Foreground::Few, target), 20);
-        assert_eq!(next_share(20, Foreground::Absent, target), 40);
-    }
 
     #[test]
     fn below_four_at_once_a_share_is_four_with_pauses() {
@@ -472,34 +403,38 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_target_follows_what_the_foreground_takes_by_itself() {
-        let mut calm = Calm::default();
-        assert_eq!(calm.target(), TARGET_P99_MAX);
-        (0..100).for_each(|_| calm.observe(Foreground::P99(10 * MS), 0));
-        assert_eq!(calm.target(), 12 * MS);
-        // What it takes beside much to do says nothing.
-        (0..100).for_each(|_| calm.observe(Foreground::P99(40 * MS), CALM_WORK));
-        assert_eq!(calm.target(), 12 * MS);
-        (0..PERIODS - 1).for_each(|_| calm.observe(Foreground::P99(40 * MS), 0));
-        assert_eq!(calm.target(), 12 * MS);
-        (0..100).for_each(|_| calm.observe(Foreground::P99(40 * MS), 0));
-        assert!(calm.target() > 40 * MS);
-        (0..200).for_each(|_| calm.observe(Foreground::P99(MS / 10), 0));
-        assert_eq!(calm.target(), TARGET_P99_MIN);
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_slot_is_idle_after_a_piece() {
         let background = Background::new(Arc::new(Metrics::new()));
         background.slots.forget_permits((SHARE_MAX / PIECE) as usize - 1);
-        background.share.store(PIECE, Ordering::Relaxed);
+        background.pace.share.store(PIECE, Ordering::Relaxed);
         let turn = background.turn(Work::HintDelivery).await;
         tokio::time::advance(10 * MS).await;
         drop(turn);
         let begun = Instant::now();
         assert!(background.turn(Work::HintDelivery).await.is_some());
         assert!((30 * MS..33 * MS).contains(&begun.elapsed()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_waited_for_is_not_paused_for() {
+        let background = Background::new(Arc::new(Metrics::new()));
+        background.slots.forget_permits((SHARE_MAX / PIECE) as usize - 1);
+        background.pace.share.store(PIECE, Ordering::Relaxed);
+        let mut turn = background.turn(Work::HintDelivery).await.expect("nobody waits");
+        turn.wait(tokio::time::sleep(10 * MS)).await;
+        drop(turn);
+        let begun = Instant::now();
+        assert!(background.turn(Work::HintDelivery).await.is_some());
+        assert!(begun.elapsed() < 5 * MS);
+    }
+
+    #[test]
+    fn answers_keep_up_with_what_clients_write() {
+        assert_eq!(share_to_keep_up(0, 30_000), SHARE_MIN);
+        // A hundred states take 5 ms, in two slots of four.
+        assert_eq!(share_to_keep_up(1000, 50_000), PIECE * 5 / 100);
+        assert_eq!(share_to_keep_up(u64::from(u32::MAX), 50_000), PIECE);
     }
 
     #[test]
@@ -518,44 +453,6 @@ mod tests {
         assert!(background.turn(Work::HintDelivery).await.is_some(), "writes do not wait");
         background.hold(false);
         assert!(turn.await.is_some());
-    }
-
-    #[test]
-    fn what_the_foreground_takes_by_itself_is_waited_for_but_not_for_ever() {
-        let mut calm = Calm::default();
-        assert!(!calm.must_be_waited_for(Foreground::Absent));
-        assert!(!calm.must_be_waited_for(Foreground::Few));
-        // Not calm for some reason.
-        (0..UNKNOWN_PERIODS_MAX).for_each(|_| assert!(calm.must_be_waited_for(Foreground::P99(MS))));
-        assert!(!calm.must_be_waited_for(Foreground::P99(MS)));
-        let mut calm = Calm::default();
-        for _ in 1..PERIODS {
-            calm.observe(Foreground::P99(MS), 0);
-            assert!(calm.must_be_waited_for(Foreground::P99(MS)));
-        }
-        calm.observe(Foreground::P99(MS), 0);
-        assert!(!calm.must_be_waited_for(Foreground::P99(MS)), "it is known");
-    }
-
-    #[test]
-    fn a_slow_second_is_forgotten_after_the_window() {
-        let mut window = Window::default();
-        assert_eq!(window.turn(), Foreground::Absent);
-        (0..SAMPLES_MIN - 1).for_each(|_| window.record(200 * MS));
-        assert_eq!(window.turn(), Foreground::Few);
-        window.record(200 * MS);
-        let p99 = |window: &mut Window| match window.turn() {
-            Foreground::P99(p99) => p99,
-            other => panic!("{other:?}"),
-        };
-        assert!(p99(&mut window) > 100 * MS);
-        for _ in 2..PERIODS {
-            assert!(p99(&mut window) > 100 * MS);
-        }
-        assert_eq!(window.turn(), Foreground::Few);
-        assert_eq!(window.turn(), Foreground::Absent);
-        (0..SAMPLES_MIN).for_each(|_| window.record(MS));
-        assert!(p99(&mut window) <= 2 * MS);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::background::WorkLabel;
+use crate::background::{AskedLabel, WorkLabel};
 
 /// What a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
@@ -127,8 +127,8 @@ metrics! {
     hints_not_placed: Counter = Counter::default(), "States for homes out of reach that no node took as a hint";
     puts_left_early: Counter = Counter::default(), "Answered puts that did not wait for their last homes because too many did";
     background_share: Gauge<f64, AtomicU64> = Gauge::default(), "Pieces of background work that may be under way at once; below four: that may on average";
-    background_target_seconds: Gauge<f64, AtomicU64> = Gauge::default(), "The 99th percentile of clients' requests above which background work gives way";
-    foreground_p99_seconds: Gauge<f64, AtomicU64> = Gauge::default(), "The 99th percentile of clients' requests in the last seconds, as background work sees it";
+    background_target_seconds: Family<AskedLabel, Gauge<f64, AtomicU64>> = Family::default(), "The 99th percentile of clients' requests above which background work gives way, by what is asked for";
+    foreground_p99_seconds: Family<AskedLabel, Gauge<f64, AtomicU64>> = Family::default(), "The 99th percentile of clients' requests in the last seconds, as background work sees it";
     background_begun: Family<WorkLabel, Counter> = Family::default(), "Pieces of background work begun";
     background_left_out: Family<WorkLabel, Counter> = Family::default(), "Pieces of background work left out because too many were waiting";
     settle_rounds: Counter = Counter::default(), "Settlement rounds begun by this node";

@@ -15,6 +15,7 @@ use dynkv_ring::{PartitionId, Position};
 use tokio::time::Instant;
 
 use crate::{
+    background::Asked,
     chain,
     cluster::NotServing,
     coordinator,
@@ -117,9 +118,9 @@ impl Handler for Server {
             }
             kinds::TREE_COMPARE => {
                 let request = frame.body.clone();
-                inline(frame, responder, |TreeCompare { exact }: TreeCompare| {
-                    let from = peer.node_id().ok_or_else(|| forbidden(peer, "a node's certificate"))?;
-                    entropy::compare(node, *from, exact, &request)
+                let from = peer.node_id().copied().ok_or_else(|| forbidden(peer, "a node's certificate"));
+                spawned(node, frame, responder, |node, TreeCompare { exact }: TreeCompare| async move {
+                    entropy::compare(&node, from?, exact, &request).await
                 });
             }
             kinds::STATES => {
@@ -394,7 +395,7 @@ fn replica_put(node: &Arc<Shared>, frame: Frame, responder: Responder) {
             let reply = result.map(|epoch| (ReplicaPutReply { stamp: Stamp(epoch, marks) }, Bytes::new()));
             if class == Class::Foreground {
                 // Clients may send all their requests to others: those that are not slow.
-                node.background.observe_foreground(arrived.elapsed());
+                node.background.observe_foreground(Asked::Replica, arrived.elapsed());
             }
             if let Some(responder) = take(&responder) {
                 send(responder, reply);

@@ -8,21 +8,24 @@ use std::{collections::BTreeSet, ops::ControlFlow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use dynkv_merkle::Span;
-use dynkv_proto::{TransferState, TreePosition};
+use dynkv_proto::{Digest, TransferState, TreePosition};
 use dynkv_ring::{NodeId, PartitionId, Position};
 use futures_util::{StreamExt, stream};
 use tokio::{sync::oneshot, time::sleep};
 
 use super::target::target;
 use crate::{
-    background::Work,
+    background::{Work, give_way},
     entropy,
-    key::RecordAt,
+    key::{Key, RecordAt},
     planted::{self, Bug},
-    record::partition_prefix,
+    record::{parse_record_key, partition_prefix},
     shared::Shared,
     storage::{Apply, Done, Durability, Space, StorageError},
-    trees::index,
+    trees::{
+        TreeChange,
+        index::{self, Indexed},
+    },
 };
 
 const PERIOD: Duration = Duration::from_millis(500);
@@ -111,59 +114,89 @@ async fn give(node: &Arc<Shared>, home: NodeId, partition: PartitionId) -> bool 
     }
 }
 
-/// Deletes what is left of a partition that is not held.
+/// Deletes what is left of a partition that is not held. Each scan begins behind what was deleted: crossing thousands of deleted entries takes the store
+/// milliseconds, in which no client is answered. So records that the index does not name are sought first, while all others are there.
 async fn sweep(node: &Arc<Shared>, partition: PartitionId) -> Result<(), StorageError> {
-    let bits = node.cluster.view().membership.partitions().bits() as u8;
-    let Some(span) = Span::new(bits, partition.0) else { return Ok(()) };
-    let storage = &node.replica.storage;
+    sweep_unnamed(node, partition).await?;
+    sweep_named(node, partition).await
+}
+
+async fn sweep_unnamed(node: &Arc<Shared>, partition: PartitionId) -> Result<(), StorageError> {
+    let partitions = node.cluster.view().membership.partitions();
+    let replica = &node.replica;
+    let mut from = Bytes::new();
     loop {
-        let (page, _) =
-            index::page(&**storage, TreePosition(span.first()), TreePosition(span.last()), DELETED_AT_ONCE)?;
-        let mut records: Vec<Bytes> = page.iter().map(|entry| entry.record.clone()).collect();
-        let indexed: Vec<(RecordAt, _)> = page
-            .into_iter()
-            .map(|entry| {
-                (RecordAt { record: entry.record, position: Position(entry.place.0) }, entry.entered.digest)
-            })
-            .collect();
-        if records.is_empty() {
-            // Those that the index does not name.
-            storage.scan(Space::Records, &partition_prefix(partition), &[], &mut |key, _| {
-                records.push(key);
-                if records.len() < DELETED_AT_ONCE {
-                    ControlFlow::Continue(())
-                } else {
-                    ControlFlow::Break(())
-                }
-            })?;
-        }
-        if records.is_empty() {
-            return Ok(());
-        }
         let _turn = node.background.turn(Work::TreeUpkeep).await;
-        let (sender, deleted) = oneshot::channel();
-        let (chain, trees) = (node.chain.clone(), node.replica.trees.clone());
-        let apply: Apply = Box::new(move |tx| {
-            let mut changes = Vec::new();
-            let held = chain.holds(partition.0);
-            if !held {
-                for (at, digest) in indexed {
-                    changes.push(trees.remove_record(tx, &at, digest));
-                }
-                for record in records {
-                    tx.delete(Space::Records, record);
-                }
+        let max = node.background.piece(DELETED_AT_ONCE);
+        let mut records = Vec::new();
+        replica.storage.scan(Space::Records, &partition_prefix(partition), &from, &mut |record, _| {
+            records.push(record);
+            if records.len() < max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })?;
+        let Some(last) = records.last() else { return Ok(()) };
+        from = [last, &[0][..]].concat().into();
+        let mut unnamed = Vec::new();
+        for (at, record) in records.into_iter().enumerate() {
+            give_way(at).await;
+            let named = match parse_record_key(&record) {
+                Some((bucket, key)) => replica.trees.entered_now(&Key::new(bucket, key, partitions).at())?,
+                None => None,
+            };
+            if named.is_none() {
+                unnamed.push(record);
             }
-            Box::new(move |outcome: Result<(), StorageError>| {
-                if outcome.is_ok() {
-                    changes.into_iter().for_each(super::super::trees::TreeChange::committed);
-                }
-                drop(sender.send(outcome.map(|()| held)));
-            }) as Done
-        });
-        storage.submit(Durability::Memory, apply)?;
-        if deleted.await.unwrap_or(Err(StorageError::Closed))? {
+        }
+        if !unnamed.is_empty() && delete(node, partition, Vec::new(), unnamed).await? {
             return Ok(());
         }
     }
+}
+
+async fn sweep_named(node: &Arc<Shared>, partition: PartitionId) -> Result<(), StorageError> {
+    let bits = node.cluster.view().membership.partitions().bits() as u8;
+    let Some(span) = Span::new(bits, partition.0) else { return Ok(()) };
+    let last = TreePosition(span.last());
+    let mut next = Some(TreePosition(span.first()));
+    while let Some(first) = next {
+        let _turn = node.background.turn(Work::TreeUpkeep).await;
+        let max = node.background.piece(DELETED_AT_ONCE);
+        let (page, complete) = index::page(&*node.replica.storage, first, last, max)?;
+        let behind = page.last().and_then(|entry| entry.place.0.checked_add(1)).map(TreePosition);
+        next = behind.filter(|_| !complete);
+        let named = page.into_iter().map(|Indexed { place, entered, record }| {
+            (RecordAt { record, position: Position(place.0) }, entered.digest)
+        });
+        let named: Vec<_> = named.collect();
+        if !named.is_empty() && delete(node, partition, named, Vec::new()).await? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Deletes records with their entries in the index, and some that have none, if the partition is not held. Says whether it is.
+async fn delete(
+    node: &Arc<Shared>,
+    partition: PartitionId,
+    named: Vec<(RecordAt, Digest)>,
+    unnamed: Vec<Bytes>,
+) -> Result<bool, StorageError> {
+    let (sender, deleted) = oneshot::channel();
+    let (chain, trees) = (node.chain.clone(), node.replica.trees.clone());
+    let apply: Apply = Box::new(move |tx| {
+        let mut changes = Vec::new();
+        let held = chain.holds(partition.0);
+        if !held {
+            changes.extend(named.iter().map(|(at, digest)| trees.remove_record(tx, at, *digest)));
+            unnamed.into_iter().for_each(|record| tx.delete(Space::Records, record));
+        }
+        Box::new(move |outcome: Result<(), StorageError>| {
+            if outcome.is_ok() {
+                changes.into_iter().for_each(TreeChange::committed);
+            }
+            drop(sender.send(outcome.map(|()| held)));
+        }) as Done
+    });
+    node.replica.storage.submit(Durability::Memory, apply)?;
+    deleted.await.unwrap_or(Err(StorageError::Closed))
 }

@@ -391,10 +391,6 @@ impl Limit {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn is_set(&self) -> bool {
-        self.get().is_some()
-    }
-
     fn get(&self) -> Option<u64> {
         self.state().bytes
     }

@@ -62,7 +62,7 @@ impl Answer {
         let took = self.arrived.elapsed();
         self.node.metrics.request_ended(self.operation, ending);
         self.node.metrics.request_seconds.observe(took.as_secs_f64());
-        self.node.background.observe_foreground(took);
+        self.node.background.observe_foreground(self.operation.into(), took);
         self.responder.send(frame);
     }
 }

@@ -10,18 +10,16 @@ use dynkv_ring::NodeId;
 
 use super::states::partition_at;
 use crate::{
+    background::{Work, give_way},
     key::Key,
     record::parse_record_key,
     shared::Shared,
     storage::{StorageError, write_durably},
-    trees::index::{Index, to_entries},
+    trees::index::{Ahead, Index, to_entries},
 };
 
 /// Places looked at for one request: half a millisecond from the cache.
 pub(super) const PLACES_MAX: usize = 128;
-
-/// After so many others have their turn: some 50 microseconds.
-const PLACES_AT_ONCE: u32 = 2;
 
 /// Bytes of states with which a reply is full; one that is longer goes alone.
 const STATES_BYTES: usize = 1024 * 1024;
@@ -72,13 +70,18 @@ pub(super) fn unsettling(node: &Shared, partitions: &[u32]) -> Vec<u32> {
 }
 
 /// Answers one step of a comparison.
-pub(crate) fn compare(
+pub(crate) async fn compare(
     node: &Shared,
     from: NodeId,
     exact: bool,
     body: &[u8],
 ) -> Result<(TreeCompareReply, Bytes), Failure> {
     node.entropy.compared(from, &node.env);
+    // A thousand entries of the index are some hundred microseconds. Clients may wait for what is exact.
+    let _turn = match exact {
+        true => node.background.turn_at_once(Work::AntiEntropy),
+        false => node.background.turn_to_answer().await,
+    };
     let request = Request::from_bytes(body).map_err(invalid)?;
     let span = request.span();
     let tree = node
@@ -109,9 +112,9 @@ pub(crate) async fn states(
     node.cluster.serving(&node.cluster.view())?;
     node.entropy.compared(from, &node.env);
     // The clients of this node do not wait for it either.
-    let _turn = match request.urgent {
-        true => None,
-        false => Some(node.background.turn_to_answer().await),
+    let mut turn = match request.urgent {
+        true => node.background.turn_at_once(Work::AntiEntropy),
+        false => node.background.turn_to_answer().await,
     };
     // The asker may have no clients, and this node many: then it asks for large pieces that are answered in small ones.
     let places_max = if request.urgent { PLACES_MAX } else { node.background.piece(PLACES_MAX) };
@@ -126,11 +129,11 @@ pub(crate) async fn states(
     }
     let mut reply = StatesReply { through: 0, absent: Vec::new(), found: Vec::new() };
     let mut body = BytesMut::new();
+    let mut index = Ahead::new(&*node.replica.storage);
     for (at, asked) in (0..).zip(request.asked.iter().take(places_max)) {
-        if at % PLACES_AT_ONCE == PLACES_AT_ONCE - 1 {
-            tokio::task::yield_now().await;
-        }
-        let held = held(node, asked, request.bodies).map_err(|error| storage_failure(node, &error))?;
+        give_way(at as usize).await;
+        let held =
+            held(node, &mut index, asked, request.bodies).map_err(|error| storage_failure(node, &error))?;
         let states = match held {
             Held::Absent => {
                 reply.absent.push(at);
@@ -149,7 +152,7 @@ pub(crate) async fn states(
         }
         reply.through = at + 1;
     }
-    node.background.moved(reply.found.len());
+    turn.moved(reply.found.len());
     Ok(sent(node, reply, body.freeze()))
 }
 
@@ -160,8 +163,13 @@ enum Held {
     States(Vec<(Key, Stamp, Bytes)>),
 }
 
-fn held(node: &Shared, asked: &StateAsked, bodies: bool) -> Result<Held, StorageError> {
-    let indexed = Index(&*node.replica.storage).at(asked.position)?;
+fn held(
+    node: &Shared,
+    index: &mut Ahead<'_>,
+    asked: &StateAsked,
+    bodies: bool,
+) -> Result<Held, StorageError> {
+    let indexed = index.at(asked.position)?;
     let Some(summed) = to_entries(&indexed).first().map(|entry| entry.digest) else {
         return Ok(Held::Absent);
     };

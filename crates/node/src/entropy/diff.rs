@@ -20,7 +20,7 @@ use super::{
     pass::{Pass, place, turn},
     states::{keys_at, look, name_at, verified},
 };
-use crate::{key::Key, shared::Shared, storage::StorageError};
+use crate::{background::Work, key::Key, shared::Shared, storage::StorageError};
 
 /// Keys in one reply: far below the longest header.
 const KEYS_MAX: u32 = 1000;
@@ -168,7 +168,7 @@ async fn look_at(
     // All of them, also those that are equal by now: otherwise a damaged one could not be told from an equal one.
     let mut asked: Vec<StateAsked> = found.iter().map(|difference| name_at(place(difference))).collect();
     while !asked.is_empty() {
-        let turn = turn(node).await?;
+        let turn = turn(node, Work::AntiEntropy).await?;
         let (reply, mut body) = look(node, peer, &asked, true).await?;
         drop(turn);
         let mut keys: BTreeMap<Bytes, (Key, Has, Has)> = BTreeMap::new();

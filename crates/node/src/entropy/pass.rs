@@ -46,7 +46,7 @@ pub(crate) async fn learn(
 /// Takes over everything that `peer` holds of a partition when it is asked. Says whether that is here now, if not on disk yet; `false`: something could
 /// not be had.
 pub(crate) async fn read_all(node: &Arc<Shared>, peer: NodeId, partition: u32) -> Result<bool, CompareError> {
-    let pass = Pass { node, peer, exact: Some(partition), found: Vec::new() };
+    let pass = Pass { node, peer, exact: Some((partition, Exchange::Read)), found: Vec::new() };
     match pass.exchange(partition, Exchange::Read).await? {
         None => Ok(true),
         Some(moved) => Ok(moved.failed == 0 && moved.left_out == 0),
@@ -55,7 +55,7 @@ pub(crate) async fn read_all(node: &Arc<Shared>, peer: NodeId, partition: u32) -
 
 /// Gives everything that this node holds of a partition to `peer`. Says whether `peer` holds all of that now, on disk; `false`: something was not taken, or could not be compared.
 pub(crate) async fn give_all(node: &Arc<Shared>, peer: NodeId, partition: u32) -> Result<bool, CompareError> {
-    let pass = || Pass { node, peer, exact: Some(partition), found: Vec::new() };
+    let pass = || Pass { node, peer, exact: Some((partition, Exchange::Give)), found: Vec::new() };
     let Some(given) = pass().exchange(partition, Exchange::Give).await? else { return Ok(true) };
     // Its answer comes when what it had taken before is on disk.
     pass().roots(None).await?;
@@ -63,11 +63,11 @@ pub(crate) async fn give_all(node: &Arc<Shared>, peer: NodeId, partition: u32) -
 }
 
 /// What becomes of differences in an exact comparison.
-#[derive(Clone, Copy)]
-enum Exchange {
-    /// They are read from the other node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exchange {
+    /// They are read from the other node, and clients wait for it.
     Read,
-    /// The other node gets what it lacks.
+    /// The other node gets what it lacks, when there is time.
     Give,
 }
 
@@ -168,8 +168,8 @@ pub(crate) async fn find(
 pub(super) struct Pass<'a> {
     pub(super) node: &'a Arc<Shared>,
     pub(super) peer: NodeId,
-    /// Compares this partition only, exactly and at once.
-    pub(super) exact: Option<u32>,
+    /// Compares this partition only, exactly.
+    pub(super) exact: Option<(u32, Exchange)>,
     /// What differs, as far as it is known and not dealt with yet.
     pub(super) found: Vec<Difference>,
 }
@@ -201,7 +201,7 @@ impl Pass<'_> {
         let view = node.cluster.view();
         let shares = node.entropy.shares(&view, &node.chain, &node.cluster.me.id);
         let shared = match exact {
-            Some(partition) => std::slice::from_ref(partition),
+            Some((partition, _)) => std::slice::from_ref(partition),
             None => shares.get(peer).map(Vec::as_slice).unwrap_or_default(),
         };
         let trees = &node.replica.trees;
@@ -212,7 +212,7 @@ impl Pass<'_> {
         };
         let unusable = |error: dynkv_merkle::RootsError| CompareError::answer(*peer, error);
         let asked = roots().map_err(unusable)?.request(node.env.random());
-        let request = TreeRoots { view: view.digest, exact: *exact };
+        let request = TreeRoots { view: view.digest, exact: exact.map(|(partition, _)| partition) };
         let body = self.call(&request, asked.to_bytes()).await?;
         let reply = RootsReply::from_bytes(&body).map_err(|error| CompareError::answer(*peer, error))?;
         // As they are now: what came in meanwhile is not missed any more.
@@ -274,8 +274,8 @@ impl Pass<'_> {
         R::Reply: Message,
     {
         let _turn = match self.exact {
-            Some(_) => None,
-            None => Some(turn(self.node).await?),
+            Some((_, Exchange::Read)) => None,
+            Some((_, Exchange::Give)) | None => Some(turn(self.node, Work::AntiEntropy).await?),
         };
         ask(self.node, self.peer, request, body.into()).await.map(|(_, body)| body)
     }
@@ -322,8 +322,8 @@ impl Descent {
 }
 
 /// Waits for a turn.
-pub(super) async fn turn(node: &Shared) -> Result<Turn, CompareError> {
-    node.background.turn(Work::AntiEntropy).await.ok_or(CompareError::Busy)
+pub(super) async fn turn(node: &Shared, work: Work) -> Result<Turn, CompareError> {
+    node.background.turn(work).await.ok_or(CompareError::Busy)
 }
 
 /// Asks `peer`; the caller has a [`turn`].

@@ -23,7 +23,7 @@ use super::{
     pass::{KeyDifference, ask, place, turn},
 };
 use crate::{
-    background::Work,
+    background::{Work, give_way},
     chain::progress,
     hints::Place,
     incoming::Incoming,
@@ -32,14 +32,11 @@ use crate::{
     settle::send::{self, How, Source},
     shared::Shared,
     storage::StorageError,
-    trees::index::{Index, place_of},
+    trees::index::{Ahead, Index, place_of},
 };
 
 /// States pushed at once.
 const PUSHES_MAX: usize = 32;
-
-/// States looked at before others have their turn.
-const AT_ONCE: usize = 4;
 
 /// States written at once: a client's write waits for those before it.
 const UNITES_MAX: usize = 16;
@@ -97,13 +94,13 @@ pub(super) async fn mend(
         keep && !(is_push && progress::receives(node, &view, partition(), peer))
     });
     let mut moved = Moved::default();
-    let index = Index(&*node.replica.storage);
     let mut found = &found[..];
     while !found.is_empty() {
         let piece = if look == Look::AtOnce { PLACES_MAX } else { node.background.piece(PLACES_MAX) };
         let (batch, rest) = found.split_at(piece.min(found.len()));
         found = rest;
         let mut asked = Vec::with_capacity(batch.len());
+        let mut index = Ahead::new(&*node.replica.storage);
         for (at, difference) in batch.iter().enumerate() {
             give_way(at).await;
             let position = place(difference);
@@ -121,13 +118,6 @@ pub(super) async fn mend(
     Ok(moved)
 }
 
-/// Lets clients have their turn, now and then.
-async fn give_way(done: usize) {
-    if done % AT_ONCE == AT_ONCE - 1 {
-        tokio::task::yield_now().await;
-    }
-}
-
 async fn mend_batch(
     node: &Arc<Shared>,
     peer: NodeId,
@@ -137,23 +127,22 @@ async fn mend_batch(
     let mut moved = Moved::default();
     let me = node.cluster.me.id;
     while !asked.is_empty() {
-        // Clients wait for what is urgent.
-        let limited = !urgent && node.transfers.limit.is_set() && {
-            let view = node.cluster.view();
-            let partition = |asked: &StateAsked| PartitionId(partition_at(node, asked.position));
-            asked.iter().any(|asked| progress::receives(node, &view, partition(asked), me))
-        };
-        if limited {
-            node.transfers.limit.free().await;
-        }
+        let view = node.cluster.view();
+        let partition = |asked: &StateAsked| PartitionId(partition_at(node, asked.position));
+        let joins = || asked.iter().any(|asked| progress::receives(node, &view, partition(asked), me));
         // Until all of it is written: that is what takes the disk's time.
-        let turn = match urgent {
-            true => None,
-            false => Some(turn(node).await?),
+        let (mut turn, limited) = match urgent {
+            // Clients wait for it.
+            true => (node.background.turn_at_once(Work::Joining), false),
+            false if joins() => {
+                node.transfers.limit.free().await;
+                (turn(node, Work::Joining).await?, true)
+            }
+            false => (turn(node, Work::AntiEntropy).await?, false),
         };
-        let (reply, mut body) =
-            ask_states(node, peer, States { asked: asked.clone(), bodies: true, urgent }).await?;
-        node.background.moved(reply.found.len());
+        let request = States { asked: asked.clone(), bodies: true, urgent };
+        let (reply, mut body) = turn.wait(ask_states(node, peer, request)).await?;
+        turn.moved(reply.found.len());
         if limited {
             node.transfers.limit.spend(body.len() as u64);
         }
@@ -202,19 +191,24 @@ pub(super) async fn give(
     found: Vec<Difference>,
 ) -> Result<Moved, CompareError> {
     let mut moved = Moved::default();
-    let index = Index(&*node.replica.storage);
     let found: Vec<Difference> = found.into_iter().filter(|difference| difference.here.is_some()).collect();
-    for batch in found.chunks(PLACES_MAX) {
+    let mut found = &found[..];
+    while !found.is_empty() {
+        let (batch, rest) = found.split_at(node.background.piece(PLACES_MAX).min(found.len()));
+        found = rest;
         let mut asked = Vec::with_capacity(batch.len());
-        for difference in batch {
+        let mut index = Ahead::new(&*node.replica.storage);
+        for (at, difference) in batch.iter().enumerate() {
+            give_way(at).await;
             let position = place(difference);
             let have = index.digest_at(position)?;
             let marks = node.replica.marks.durable(partition_at(node, position));
             asked.extend(have.map(|have| StateAsked { position, have: Some(have), marks }));
         }
         while !asked.is_empty() {
-            let request = States { asked: asked.clone(), bodies: true, urgent: true };
-            let (reply, mut body) = ask_states(node, peer, request).await?;
+            let mut turn = turn(node, Work::AntiEntropy).await?;
+            let request = States { asked: asked.clone(), bodies: true, urgent: false };
+            let (reply, mut body) = turn.wait(ask_states(node, peer, request)).await?;
             let mut theirs = BTreeMap::new();
             let mut told: BTreeSet<u32> = reply.absent.iter().copied().collect();
             for found in reply.found {
@@ -225,6 +219,7 @@ pub(super) async fn give(
             }
             // The same as here, or damaged.
             moved.left_out += u64::from(reply.through).saturating_sub(told.len() as u64);
+            drop(turn);
             let mut lacking = Vec::new();
             for place in told.iter().filter_map(|at| asked.get(*at as usize)) {
                 for key in keys_at(node, place.position)? {
@@ -397,7 +392,7 @@ pub(super) async fn name(
         let mut asked: Vec<StateAsked> =
             unknown.iter().map(|difference| name_at(place(difference))).collect();
         while !asked.is_empty() {
-            let turn = turn(node).await?;
+            let turn = turn(node, Work::AntiEntropy).await?;
             let (reply, _) = look(node, peer, &asked, false).await?;
             drop(turn);
             for found in reply.found {

@@ -20,7 +20,7 @@ use crate::{
     storage::MemoryStorage,
     trees::{
         Trees,
-        index::{Index, place_of},
+        index::{Ahead, Index, place_of},
     },
 };
 
@@ -152,7 +152,7 @@ pub(crate) fn the_index_is_right(replica: &Replica) {
     };
     replica.storage.scan(Space::Records, b"", b"", &mut add).expect("readable");
     for (place, digest) in &records {
-        assert_eq!(Index(&*replica.storage).digest_at(*place), Ok(Some(*digest)));
+        assert_eq!(Ahead::new(&*replica.storage).digest_at(*place), Ok(Some(*digest)));
     }
     let mut entries = 0;
     let mut count = |_, _| {

@@ -197,8 +197,10 @@ fn state(history: &[(u64, bool, bool)]) -> State {
     state
 }
 
+type Damage = fn(Vec<u8>) -> Option<Vec<u8>>;
+
 /// What a member says of a key, and what its record and the index come to when it is dropped.
-fn dropped(state: &State, damage: Option<fn(Vec<u8>) -> Option<Vec<u8>>>) -> (bool, Option<usize>, bool) {
+fn dropped(state: &State, damage: Option<Damage>) -> (bool, Option<usize>, bool) {
     let (replica, key) = (repair::replica(), repair::key(1));
     let incoming = Incoming::verify(state.encode(), Marks::default()).expect("just made");
     repair::unite(&replica, &key, incoming).expect("there is nothing yet");

@@ -17,7 +17,7 @@
 //! keys with one place within seconds. Should it happen all the same, both keys have an entry of their own here, the
 //! tree sums both, and whoever reads places sees the sum of their digests.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use dynkv_merkle::{Entries, Entry};
@@ -31,6 +31,10 @@ use crate::{
 };
 
 const PLACE_BYTES: usize = 16;
+
+/// Places that [`Ahead`] reads at once.
+const AHEAD_MIN: usize = 4;
+const AHEAD_MAX: usize = 64;
 
 /// Where the record's digest stands.
 pub(crate) fn place_of(at: &RecordAt) -> TreePosition {
@@ -155,9 +159,49 @@ impl Index<'_> {
     pub(crate) fn at(&self, place: TreePosition) -> Result<Vec<Indexed>, StorageError> {
         page(self.0, place, place, 1).map(|(found, _)| found)
     }
+}
+
+/// The index at ascending places, of which some are read ahead: a scan costs several times what it finds at one place. Places in any other
+/// order are found, too, with a scan each.
+pub(crate) struct Ahead<'a> {
+    storage: &'a dyn Storage,
+    /// All there is from the first place to the last.
+    read: Vec<Indexed>,
+    covered: RangeInclusive<u128>,
+    /// So many places were read at once, and so many of them were asked for since.
+    places: usize,
+    asked: usize,
+}
+
+impl<'a> Ahead<'a> {
+    pub(crate) fn new(storage: &'a dyn Storage) -> Ahead<'a> {
+        Ahead { storage, read: Vec::new(), covered: RangeInclusive::new(1, 0), places: 0, asked: 0 }
+    }
+
+    /// All there is at one place.
+    pub(crate) fn at(&mut self, place: TreePosition) -> Result<Vec<Indexed>, StorageError> {
+        if !self.covered.contains(&place.0) {
+            // Where some places in between were not wanted, most are not.
+            self.places = match self.asked {
+                0 => AHEAD_MIN,
+                asked if asked < self.places => AHEAD_MIN,
+                _ => (4 * self.places).min(AHEAD_MAX),
+            };
+            self.asked = 0;
+            let (read, complete) = page(self.storage, place, TreePosition(u128::MAX), self.places)?;
+            let last = read.last().filter(|_| !complete).map_or(u128::MAX, |last| last.place.0);
+            self.covered = place.0..=last;
+            self.read = read;
+        }
+        let begin = self.read.partition_point(|entry| entry.place < place);
+        let found: Vec<Indexed> =
+            self.read[begin..].iter().take_while(|entry| entry.place == place).cloned().collect();
+        self.asked += usize::from(!found.is_empty());
+        Ok(found)
+    }
 
     /// The digest at one place.
-    pub(crate) fn digest_at(&self, place: TreePosition) -> Result<Option<Digest>, StorageError> {
+    pub(crate) fn digest_at(&mut self, place: TreePosition) -> Result<Option<Digest>, StorageError> {
         let entries = to_entries(&self.at(place)?);
         Ok(entries.first().map(|entry| Digest(entry.digest)))
     }

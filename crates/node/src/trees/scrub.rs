@@ -15,7 +15,7 @@ use super::{
     index::Entered,
 };
 use crate::{
-    background::{Turn, Work},
+    background::{Turn, Work, give_way},
     hints::check::{Checked, check_page},
     key::Key,
     record::parse_record_key,
@@ -119,7 +119,8 @@ impl Walk {
         };
         let partitions = node.cluster.view().membership.partitions();
         let mut at_once = 0;
-        for entry in &page {
+        for (at, entry) in page.iter().enumerate() {
+            give_way(at).await;
             let Some((bucket, key)) = parse_record_key(&entry.record) else { continue };
             let key = Key::new(bucket, key, partitions);
             match look_at(node, &key, entry.entered) {

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use super::{
     build::{Progress, ToCheck},
-    index::Index,
+    index::{Ahead, Index},
     *,
 };
 use crate::{
@@ -412,8 +412,33 @@ fn two_keys_at_one_place_are_one_entry() {
         let key = index_key(place, record.as_bytes());
         storage.map().insert((Space::Digests, key), index_value(entered(digest)));
     }
-    let index = Index(&*storage);
-    assert_eq!(index.at(place).unwrap().len(), 2);
-    assert_eq!(index.digest_at(place).unwrap(), Some(Digest(9)));
-    assert_eq!(index.digest_at(TreePosition(place.0 + 1)).unwrap(), None);
+    assert_eq!(Index(&*storage).at(place).unwrap().len(), 2);
+    let mut ahead = Ahead::new(&*storage);
+    assert_eq!(ahead.at(place).unwrap().len(), 2);
+    assert_eq!(ahead.digest_at(place).unwrap(), Some(Digest(9)));
+    assert_eq!(ahead.digest_at(TreePosition(place.0 + 1)).unwrap(), None);
+}
+
+proptest! {
+    #[test]
+    fn reading_ahead_finds_what_a_look_finds(
+        stored in prop::collection::btree_set(0u128..60, 0..40),
+        mut asked in prop::collection::vec(0u128..60, 0..60),
+        sorted in any::<bool>(),
+    ) {
+        let storage = Arc::new(Stepwise::default());
+        for place in stored {
+            storage.map().insert((Space::Digests, index_key(TreePosition(place), b"one")), index_value(entered(place)));
+            if place % 7 == 0 {
+                storage.map().insert((Space::Digests, index_key(TreePosition(place), b"two")), index_value(entered(1)));
+            }
+        }
+        if sorted {
+            asked.sort_unstable();
+        }
+        let mut ahead = Ahead::new(&*storage);
+        for place in asked.into_iter().map(TreePosition) {
+            prop_assert_eq!(ahead.at(place), Index(&*storage).at(place));
+        }
+    }
 }
