@@ -218,3 +218,23 @@ fn tombstones_rot_before_they_settle() {
         },
     );
 }
+
+/// A home loses its power before what it dropped is gone from its disk, and bits flip in what is there again. The others have nothing of those keys any more, and the first
+/// of them, who begins rounds, neither.
+#[test]
+fn tombstones_come_back_and_rot() {
+    let seen = check(|seed| {
+        let node = seed as usize % 3;
+        let all = |wait_ms, habit| keys(24).into_iter().map(move |key| Step::new(wait_ms, habit, &key));
+        let steps = all(50, Habit::Blind).chain(all(250, Habit::Remove)).collect();
+        let at_ms = 8_500 + 130 * seed;
+        Plan::quiet(2 * seed, 3, 20_000)
+            .grace(3_000)
+            .session(steps)
+            .fault(4_000, 8_000, What::SlowDisk(node, 400))
+            .fault(at_ms, 1_000, What::PowerLoss(node))
+            .fault(at_ms + 300, 100, What::Rot(node, 1))
+    });
+    saw(&seen, DROPPED);
+    saw(&seen, "nodes: records_damaged");
+}
