@@ -370,8 +370,9 @@ fn slots_of(share: u32) -> usize {
 /// The share with which half as many states are answered as clients write in the same time. Whoever becomes a member reads each of those writes from one of several:
 /// with less it would never have read all, where the foreground takes longer than its target for some other reason.
 fn share_to_keep_up(writes: u64, state_ns: u64) -> u32 {
-    let used_ns = writes * state_ns / 2 * u64::from(SLOTS_MIN) / ANSWERS_MAX as u64;
-    let share = used_ns * u64::from(PIECE) / PERIOD.as_nanos() as u64;
+    // A process that was stopped in the midst of an answer has used hours.
+    let used_ns = writes.saturating_mul(state_ns) / 2 / ANSWERS_MAX as u64 * u64::from(SLOTS_MIN);
+    let share = used_ns.saturating_mul(u64::from(PIECE)) / PERIOD.as_nanos() as u64;
     // At most a piece all the time.
     (share.min(u64::from(PIECE)) as u32).max(SHARE_MIN)
 }
@@ -435,6 +436,7 @@ mod tests {
         // A hundred states take 5 ms, in two slots of four.
         assert_eq!(share_to_keep_up(1000, 50_000), PIECE * 5 / 100);
         assert_eq!(share_to_keep_up(u64::from(u32::MAX), 50_000), PIECE);
+        assert_eq!(share_to_keep_up(1_000_000, u64::MAX), PIECE);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //!         +----------+----------------+------------+          +---------------+-----------------+
 //!         | MD5      | xxh3-64        | record key |          | state digest  | unsettled       |
 //!         +----------+----------------+------------+          +---------------+-----------------+
-//!           first 8 bytes of the position               xxh3-128 of the state's header, and u64:
-//!                      of the record key behind the partition       whole, and ms since 1970
+//!           first 8 bytes of the position               xxh3-128 of the state's header, and 1 + 7 bytes:
+//!                      of the record key behind the partition       255 or 0, and ms since 1970
 //! ```
 //!
 //! The last field says since when the record has a tombstone or old context entries, so that settlement need not read records to find
