@@ -4,14 +4,17 @@
 #   ops/bench/grow.sh
 #
 # Three nodes with KEYS keys of 1 KiB grow to six at once, then n2 is killed and replaced by n7, then n4 and n5 leave. Meanwhile clients that check (`--example fresh`)
-# look for stale, failed and lost reads, and others measure latency. For each step: how long, bytes moved beside the least possible, p99.
+# look for stale, failed and lost reads, and others measure latency. For each step: how long, bytes moved beside the least possible, p99 meanwhile and afterwards: more
+# processes on one machine take longer for everything, so what is to be compared is the same members while nothing moves.
 #
-# Environment: KEYS (1000000), RATE of operations a second (1000: half gets, half get-then-put), DYN, FRESH (that example, built), TMPDIR.
+# Environment: KEYS (1000000), RATE of operations a second (1000: half gets, half get-then-put), WINDOWS before and after each step (8), DYN,
+# FRESH (that example, built), TMPDIR.
 set -euo pipefail
 . "$(dirname "$0")/cluster.sh"
 
 keys=${KEYS:-1000000}
 rate=${RATE:-1000}
+count=${WINDOWS:-8}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 if [ -z "${FRESH:-}" ]; then
     (cd "$root" && cargo build --release --locked -p dynkv-tests --example fresh >&2)
@@ -68,6 +71,9 @@ change() {
     done
     echo "$(($(now_ms) - begun)) ms, or a window less, until nothing moved; $(since "$before" "$(received)") bytes received"
     medians meanwhile
+    rm -f "$dir/windows-after"
+    windows after "$count"
+    medians after
 }
 
 found_cluster 3
@@ -77,7 +83,7 @@ sleep 15
 "$FRESH" "$DYN_CLUSTER" "$dir/stop" >"$dir/fresh.json" &
 fresh=$!
 others+=("$fresh")
-windows before 8
+windows before "$count"
 medians before
 
 join 4 5 6
@@ -91,8 +97,6 @@ change --replace n2=n7
 
 change --leave n4 --leave n5
 
-windows after 8
-medians after
 touch "$dir/stop"
 wait "$fresh" || true
 echo "clients that checked: $(cat "$dir/fresh.json")"

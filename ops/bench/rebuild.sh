@@ -7,13 +7,15 @@
 #    data, and what clients' 99th percentile did meanwhile.
 # 2. n3's disk is restored from a copy that lacks CHANGED overwrites: what moved.
 #
-# Environment: KEYS (1000000, 1 KiB each), RATE of operations a second (1000: half gets, half get-then-put), CHANGED (10), DYN, TMPDIR.
+# Environment: KEYS (1000000, 1 KiB each), RATE of operations a second (1000: half gets, half get-then-put), CHANGED (10),
+# WINDOWS before and after (8), DYN, TMPDIR.
 set -euo pipefail
 . "$(dirname "$0")/cluster.sh"
 
 keys=${KEYS:-1000000}
 rate=${RATE:-1000}
 changed=${CHANGED:-10}
+count=${WINDOWS:-8}
 
 # records NODE: how many the store of a node has, about; 0 when it does not answer.
 records() { ("$DYN" status --json 2>/dev/null || true) | python3 -c '
@@ -41,7 +43,7 @@ found_cluster 3
 note "loading $keys keys"
 "$DYN" bench --phases load --keys "$keys" >"$dir/load.log" 2>&1
 still
-windows before 8
+windows before "$count"
 medians before
 
 stop_node 3 TERM
@@ -63,7 +65,7 @@ echo "moved: $(($(moved) - states_before)) states, $(($(total tree_messages_tota
     "beyond the values: $((bytes - keys * 1024)) bytes"
 medians meanwhile
 still
-windows after 8
+windows after "$count"
 medians after
 
 # A copy of the disk, some overwrites, the copy in its place.

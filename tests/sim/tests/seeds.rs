@@ -44,6 +44,7 @@ fn seeds_that_once_found_a_bug_hold() {
     // 720680: a read set the coordinator's own state aside, and then did not count it when another replica said that it holds the same: a stale answer.
     // 248546766079044: the checker's own: an index that drifted had forgotten how young a tombstone was, and it settled.
     // 4204774: a deleted key was decided and dropped by all homes but one, where a bit had flipped in it: it could not be dropped there, and nobody had anything to heal it with.
+    // 4200861: what a node had held for a moment only, while it gave up other partitions, was taken for swept, and an old version stayed on its disk.
     // 91103084025195: of the members of a partition the first was removed, and the others restarted: they had never tried to reach it, took it for being up, and waited for it to
     // propose who follows.
     check(
@@ -61,6 +62,7 @@ fn seeds_that_once_found_a_bug_hold() {
             91103084025195,
             4203395,
             4204774,
+            4200861,
         ],
         Plan::draw,
     );

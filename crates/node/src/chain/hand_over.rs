@@ -52,10 +52,11 @@ pub(crate) async fn run(node: Arc<Shared>) {
                 && is_to_go(&node, *partition)
         });
         let to_go: Vec<PartitionId> = to_go.collect();
+        // Before it ends to hold any: what was held since the last look must not be taken for swept.
+        swept.retain(|partition| !node.chain.holds(*partition));
         stream::iter(to_go)
             .for_each_concurrent(GIVEN_UP_AT_ONCE, |partition| give_up(&node, partition))
             .await;
-        swept.retain(|partition| !node.chain.holds(*partition));
         for partition in partitions() {
             if !node.chain.holds(partition.0) && !swept.contains(&partition.0) {
                 match sweep(&node, partition).await {

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    slice,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,7 +13,7 @@ use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::{Members, has_its_disk, target::target};
+use super::{Members, has_its_disk, progress::receives, target::target};
 use crate::{
     cluster::View,
     entropy::{self, CompareError},
@@ -27,6 +28,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// How often to look for members that have come up.
 const PERIOD: Duration = Duration::from_secs(1);
+
+/// Which part of what is unread is read from a member before the rest.
+const PART: usize = 8;
 
 /// Which partitions this node has read from which members: all that it lacked then.
 #[derive(Default)]
@@ -55,15 +59,21 @@ impl Learned {
     }
 }
 
-/// Reads what this node needs to become a member of partitions that the ring wants here, until the node stops: in bulk, from all members at once, as background work. What has been
+/// Reads what this node needs to become a member of partitions that the ring wants here, until the node stops: in bulk, from several members at once, as background work. What has been
 /// read stays, so nothing is read twice after an interruption.
+///
+/// *A few partitions at a time*, the same from all members: this node can be made a member of those while it reads the next ones. If it read everything first, it would have to read again
+/// what clients write meanwhile, and the last of it while the partitions are sealed.
 pub(crate) async fn run(node: Arc<Shared>) {
     let mut passes = FuturesUnordered::new();
     let mut under_way = BTreeSet::new();
+    // Where to go on after partitions that could not be read.
+    let mut after = BTreeMap::<NodeId, u32>::new();
     let mut changed = node.chain.subscribe();
     loop {
-        for (peer, partitions) in unread(&node) {
-            if node.peers.is_reachable(peer) && under_way.insert(peer) {
+        for (peer, unread) in unread(&node) {
+            if under_way.insert(peer) {
+                let partitions = some_of(&unread, after.get(&peer).copied());
                 let node = &node;
                 passes.push(async move {
                     match entropy::learn(node, peer, &partitions).await {
@@ -72,7 +82,7 @@ pub(crate) async fn run(node: Arc<Shared>) {
                             node.learned.read(peer, learned);
                             if all {
                                 node.transfers.succeeded(TransferState::Receiving, peer);
-                                return peer;
+                                return (peer, None);
                             }
                             let building = format!("{peer} or this node is building its trees, or settles");
                             node.transfers.failed(TransferState::Receiving, peer, building);
@@ -84,13 +94,19 @@ pub(crate) async fn run(node: Arc<Shared>) {
                     }
                     // It may be building its trees.
                     tokio::time::sleep(PERIOD).await;
-                    peer
+                    (peer, partitions.last().copied())
                 });
             }
         }
         tokio::select! {
             biased;
-            Some(peer) = passes.next() => drop(under_way.remove(&peer)),
+            Some((peer, failed)) = passes.next() => {
+                under_way.remove(&peer);
+                match failed {
+                    Some(last) => after.insert(peer, last),
+                    None => after.remove(&peer),
+                };
+            }
             () = changed.changed() => {}
             () = tokio::time::sleep(PERIOD) => {}
         }
@@ -116,7 +132,8 @@ pub(super) fn is_read(node: &Shared, partition: PartitionId, peer: &NodeId) -> b
     node.learned.is_read(peer, partition.0)
 }
 
-/// Which members have what this node has not read yet.
+/// What is to be read next from members that are up. Each partition is read from one of them first, from another one for each: what the others have more is little then, and
+/// nothing is read from two at once.
 fn unread(node: &Shared) -> BTreeMap<NodeId, BTreeSet<u32>> {
     let view = node.cluster.view();
     let mut unread = BTreeMap::<NodeId, BTreeSet<u32>>::new();
@@ -125,6 +142,7 @@ fn unread(node: &Shared) -> BTreeMap<NodeId, BTreeSet<u32>> {
     }
     let me = node.cluster.me.id;
     let learned = node.learned.lock();
+    let nothing = BTreeSet::new();
     for partition in view.membership.partitions().ids().filter(|partition| node.chain.holds(partition.0)) {
         let members = node.chain.members(partition);
         let target = target(&view, partition);
@@ -132,14 +150,31 @@ fn unread(node: &Shared) -> BTreeMap<NodeId, BTreeSet<u32>> {
         if members.holders.contains(mine) {
             continue;
         }
-        let read = learned.get(&partition.0);
-        for home in sources(node, &view, &members) {
-            if read.is_none_or(|read| !read.contains(&home)) {
-                unread.entry(home).or_default().insert(partition.0);
-            }
+        let read = learned.get(&partition.0).unwrap_or(&nothing);
+        let up: Vec<NodeId> =
+            sources(node, &view, &members).filter(|home| node.peers.is_reachable(*home)).collect();
+        let next = match up.iter().any(|home| read.contains(home)) {
+            true => &up[..],
+            false => up.get(partition.0 as usize % up.len().max(1)).map(slice::from_ref).unwrap_or_default(),
+        };
+        for home in next.iter().filter(|home| !read.contains(home)) {
+            unread.entry(*home).or_default().insert(partition.0);
         }
     }
     unread
+}
+
+/// The next few of `unread`: the first, or those that follow on `after`.
+fn some_of(unread: &BTreeSet<u32>, after: Option<u32>) -> BTreeSet<u32> {
+    let at_once = unread.len().div_ceil(PART);
+    let from = after.map_or(0, |after| after.saturating_add(1));
+    unread.range(from..).chain(unread.range(..from)).take(at_once).copied().collect()
+}
+
+/// Whether what one of the two nodes lacks of a partition is being read, by the one that is to become a member: ordinary comparisons leave that alone until it is done.
+pub(crate) fn is_being_read(node: &Shared, view: &View, partition: PartitionId, peer: NodeId) -> bool {
+    receives(node, view, partition, peer)
+        || receives(node, view, partition, node.cluster.me.id) && !is_read(node, partition, &peer)
 }
 
 /// Those of `partitions` of which this node holds about everything: it has read every member that is up, and one at least, if the disk of one is left.
@@ -249,5 +284,25 @@ pub(super) fn review(node: &Shared) {
         if !target(&view, id).iter().any(|holder| holder.node == me) {
             node.learned.forget(partition);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(unread: impl IntoIterator<Item = u32>, after: Option<u32>) -> Vec<u32> {
+        some_of(&unread.into_iter().collect(), after).into_iter().collect()
+    }
+
+    #[test]
+    fn a_few_partitions_are_read_at_a_time_and_others_after_those_that_could_not_be() {
+        assert_eq!(next(3..11, None), [3]);
+        assert_eq!(next(10..50, None), [10, 11, 12, 13, 14]);
+        assert_eq!(next(10..50, Some(14)), [15, 16, 17, 18, 19]);
+        assert_eq!(next(10..50, Some(47)), [10, 11, 12, 48, 49]);
+        assert_eq!(next(10..50, Some(u32::MAX)), [10, 11, 12, 13, 14]);
+        assert_eq!(next([3], Some(3)), [3]);
+        assert!(next([], Some(3)).is_empty());
     }
 }

@@ -157,7 +157,7 @@ async fn drive(node: &Arc<Shared>, pace: &mut Pace) {
 }
 
 /// Whether every partition is where it should be, as far as this node can do anything for it.
-fn rests(node: &Shared) -> bool {
+pub(crate) fn rests(node: &Shared) -> bool {
     node.chain.rests(node.cluster.view().digest, || misplaced(node).is_none())
 }
 

@@ -97,7 +97,8 @@ async fn compared(
     shared: u32,
 ) -> Result<DiffReply, CompareError> {
     let mut pass = Pass { node, peer: request.peer, exact: None, found: Vec::new() };
-    let mut roots = pass.roots(only.as_ref()).await?;
+    let only = |partition| only.as_ref().is_none_or(|only| only.contains(&partition));
+    let mut roots = pass.roots(&only).await?;
     // Keys come in the order of their partitions, so that a limit cuts off the last ones.
     roots.differing.sort_unstable();
     let mut reply = DiffReply {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dynkv_merkle::{Comparison, Difference, Reply, RootsReply};
 use dynkv_net::Class;
 use dynkv_proto::{Digest, Frame, Message, TreeCompare, TreePosition, TreeRoots};
-use dynkv_ring::NodeId;
+use dynkv_ring::{NodeId, PartitionId};
 
 use super::{
     CALL_TIMEOUT, CompareError, SETTLE,
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     background::{Turn, Work},
+    chain,
     planted::{self, Bug},
     shared::Shared,
     trees::index::Index,
@@ -29,7 +30,10 @@ const PUSHES_MAX: usize = 1024;
 
 /// Compares this node with `peer`, and makes both equal where they differ.
 pub(super) async fn mend(node: &Arc<Shared>, peer: NodeId) -> Result<(), CompareError> {
-    mend_some(node, peer, None, PUSHES_MAX, &|_| {}).await.map(drop)
+    node.entropy.compared(peer, &node.env);
+    let (view, rests) = (node.cluster.view(), chain::rests(node));
+    let only = |partition| rests || !chain::learn::is_being_read(node, &view, PartitionId(partition), peer);
+    mend_some(node, peer, &only, Look::Second, PUSHES_MAX, &|_| {}).await.map(drop)
 }
 
 /// Takes over what `peer` holds of some partitions. Says of which that was done.
@@ -38,7 +42,9 @@ pub(crate) async fn learn(
     peer: NodeId,
     partitions: &BTreeSet<u32>,
 ) -> Result<Vec<u32>, CompareError> {
-    let Compared { mut equal, differing } = mend_some(node, peer, Some(partitions), 0, &|_| {}).await?;
+    let only = |partition| partitions.contains(&partition);
+    // Nothing is on its way to who is not a member yet.
+    let Compared { mut equal, differing } = mend_some(node, peer, &only, Look::Batch, 0, &|_| {}).await?;
     equal.extend(differing);
     Ok(equal)
 }
@@ -58,7 +64,7 @@ pub(crate) async fn give_all(node: &Arc<Shared>, peer: NodeId, partition: u32) -
     let pass = || Pass { node, peer, exact: Some((partition, Exchange::Give)), found: Vec::new() };
     let Some(given) = pass().exchange(partition, Exchange::Give).await? else { return Ok(true) };
     // Its answer comes when what it had taken before is on disk.
-    pass().roots(None).await?;
+    pass().roots(&ALL).await?;
     Ok(given.failed == 0 && given.left_out == 0)
 }
 
@@ -71,6 +77,11 @@ pub(super) enum Exchange {
     Give,
 }
 
+/// Which partitions are wanted.
+pub(super) type Only<'a> = dyn Fn(u32) -> bool + Sync + 'a;
+
+const ALL: fn(u32) -> bool = |_| true;
+
 /// What a pass tells while it goes on.
 pub(super) enum News {
     /// So many entries differ.
@@ -78,12 +89,13 @@ pub(super) enum News {
     Moved(Moved),
 }
 
-/// The same for some partitions only, telling how it goes, with as many pushes of what `peer` has nothing of. Says which partitions were compared, and which of
-/// those had differed.
+/// The same for some partitions only, telling how it goes, with as many pushes of what `peer` has nothing of. What is found last is looked at again as `last` says. Says which
+/// partitions were compared, and which of those had differed.
 pub(super) async fn mend_some(
     node: &Arc<Shared>,
     peer: NodeId,
-    only: Option<&BTreeSet<u32>>,
+    only: &Only<'_>,
+    last: Look,
     mut pushes: usize,
     tell: &(dyn Fn(News) + Sync),
 ) -> Result<Compared, CompareError> {
@@ -114,8 +126,10 @@ pub(super) async fn mend_some(
         }
     }
     if !pass.found.is_empty() {
-        tokio::time::sleep(SETTLE).await;
-        tell(News::Moved(states::mend(node, peer, pass.found, Look::Second, &mut pushes).await?));
+        if last == Look::Second {
+            tokio::time::sleep(SETTLE).await;
+        }
+        tell(News::Moved(states::mend(node, peer, pass.found, last, &mut pushes).await?));
     }
     Ok(compared)
 }
@@ -149,7 +163,7 @@ pub(crate) async fn find(
     limit: usize,
 ) -> Result<Vec<KeyDifference>, CompareError> {
     let mut pass = Pass { node, peer, exact: None, found: Vec::new() };
-    let differing = pass.roots(None).await?.differing;
+    let differing = pass.roots(&ALL).await?.differing;
     let together = differing.len();
     'partitions: for (partition, depth) in differing {
         let mut descent = pass.descend(partition, depth, together);
@@ -194,10 +208,9 @@ pub(super) struct Descent {
 
 impl Pass<'_> {
     /// Compares the roots of all shared partitions, and says what they say of those in `only`.
-    pub(super) async fn roots(&self, only: Option<&BTreeSet<u32>>) -> Result<RootsFound, CompareError> {
+    pub(super) async fn roots(&self, only: &Only<'_>) -> Result<RootsFound, CompareError> {
         let Pass { node, peer, exact, .. } = self;
         node.metrics.comparisons.inc();
-        node.entropy.compared(*peer, &node.env);
         let view = node.cluster.view();
         let shares = node.entropy.shares(&view, &node.chain, &node.cluster.me.id);
         let shared = match exact {
@@ -226,7 +239,7 @@ impl Pass<'_> {
         for at in (1..differing.len()).rev() {
             differing.swap(at, node.env.random_below(at + 1));
         }
-        let wanted = |partition: &u32| only.is_none_or(|only| only.contains(partition));
+        let wanted = |partition: &u32| only(*partition);
         differing.retain(|(partition, _)| wanted(partition));
         without.extend(found.only_here.iter().chain(&found.only_there).map(|span| span.index()));
         let differs: BTreeSet<u32> = differing.iter().map(|(partition, _)| *partition).collect();
@@ -243,7 +256,7 @@ impl Pass<'_> {
             peer,
             reason: format!("partition {partition} has no tree there or here now"),
         };
-        let RootsFound { differing, equal, .. } = self.roots(None).await?;
+        let RootsFound { differing, equal, .. } = self.roots(&ALL).await?;
         if equal.contains(&partition) {
             return Ok(None);
         }

@@ -18,7 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 use super::{
     PASSES_MAX,
     pass::{self, News},
-    states::Moved,
+    states::{Look, Moved},
 };
 use crate::shared::Shared;
 
@@ -248,7 +248,8 @@ async fn compare(node: &Arc<Shared>, number: u64, peer: NodeId, mut pending: BTr
             tokio::time::sleep(PAUSE).await;
         }
         let before = pending.len();
-        match pass::mend_some(node, peer, Some(&pending), usize::MAX, &tell).await {
+        let only = |partition| pending.contains(&partition);
+        match pass::mend_some(node, peer, &only, Look::Second, usize::MAX, &tell).await {
             Ok(compared) => {
                 pending.retain(|partition| compared.equal.binary_search(partition).is_err());
                 let differed = compared.differing.len();

@@ -111,8 +111,8 @@ fn what_moves_is_shown_and_limited_and_dead_nodes_are_replaced_and_removed() {
     let fourth = fleet.add_node(&[]);
     fleet.process(fourth).wait_for("waiting");
     fleet.run(&["transfers", "limit", "1"]).fails(2, "or none");
-    let limit = fleet.run(&["transfers", "limit", "16KiB", "--node", "n4"]).ok();
-    assert!(limit.contains("16.0 KiB/s"), "{limit}");
+    let limit = fleet.run(&["transfers", "limit", "32KiB", "--node", "n4"]).ok();
+    assert!(limit.contains("32.0 KiB/s"), "{limit}");
     let applied = apply(&fleet, &["--join", "n4"], &[]);
     assert!(applied.contains("move now, by themselves: watch with `dyn transfers`"), "{applied}");
     runtime().block_on(eventually("it waits for its limit", async || {
@@ -121,12 +121,25 @@ fn what_moves_is_shown_and_limited_and_dead_nodes_are_replaced_and_removed() {
         let (here, all) = (fourth["records"].as_u64()?, fourth["records_estimated"].as_u64()?);
         let waits =
             fourth["transfers"].as_array()?.iter().any(|pair| pair["reason"] == "waits for the limit");
-        (waits && 0 < here && here < all && fourth["limit_bytes"] == 16 * 1024).then_some(())
+        (waits && 0 < here && here < all && fourth["limit_bytes"] == 32 * 1024).then_some(())
     }));
     let text = fleet.run(&["transfers"]).ok();
-    for expected in ["receiving", "still serving", "n4 receives", "n4 is limited to 16.0 KiB/s"] {
+    for expected in ["receiving", "still serving", "n4 receives", "n4 is limited to 32.0 KiB/s"] {
         assert!(text.contains(expected), "{expected}: {text}");
     }
+    let unserved = || {
+        let told = transfers(&fleet);
+        told.iter()
+            .find(|node| node["node"] == "n4")
+            .and_then(|fourth| fourth["to_receive"].as_u64())
+            .unwrap()
+    };
+    let all = unserved();
+    runtime().block_on(eventually("it serves what it has while it reads the rest", async || {
+        let left = unserved();
+        assert!(left > 0, "the limit is so low that it takes minutes");
+        (left < all).then_some(())
+    }));
     check_all(&fleet);
     fleet.run(&["transfers", "limit", "none"]).ok();
     settled(&fleet, 4);
