@@ -88,7 +88,7 @@ pub fn joins_and_is_cut_off_with_one(seed: u64) -> Plan {
     let plan = (0..2).fold(plan, |plan, _| plan.session(in_turn(&keys, 150, 60, Habit::GoOn)));
     let plan = (0..2).fold(plan, |plan, _| plan.session(in_turn(&keys, 250, 50, Habit::Read)));
     let plan = plan.fault(2_000, 0, What::Change(MemberChange::Join(3))).fault(
-        3_200 + 12 * (seed % 100),
+        2_050 + 12 * (seed % 100),
         12_000,
         What::Split(side),
     );
@@ -108,7 +108,7 @@ pub fn others_are_killed_when_it_joins(seed: u64) -> Plan {
 pub fn joins_with_failing_disk(seed: u64) -> Plan {
     let trouble =
         Trouble { operation: Operation::Write, after: (seed % 5) as u32, times: 1 + (seed % 7) as u32 };
-    joins_while_written(seed).fault(2_200 + 20 * (seed % 50), 3_000, What::Trouble(3, trouble))
+    joins_while_written(seed).fault(1_050 + 20 * (seed % 50), 3_000, What::Trouble(3, trouble))
 }
 
 /// A node joins three and is told to leave when a member has asked it to join and cannot tell the others that it has.
@@ -149,7 +149,7 @@ pub fn goes_on_at_an_old_epoch(seed: u64) -> Plan {
     plan.sessions.iter_mut().for_each(|session| session.timeout_ms = 1_000);
     let plan = cut_both(plan, 500, 18_000, Place::Node(one), Place::Node(behind))
         .fault(6_000, 0, What::Change(MemberChange::Join(3)))
-        .fault(7_200 + 20 * (seed % 100), 8_000, What::Split(vec![one, 3]));
+        .fault(6_050 + 20 * (seed % 100), 8_000, What::Split(vec![one, 3]));
     slow_disks(plan, 3, 100)
 }
 
