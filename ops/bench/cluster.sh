@@ -77,7 +77,7 @@ foreground() {
         python3 -c '
 import json, sys
 latency = json.load(sys.stdin)["phases"][0]["latency_us"]
-print(" ".join(f"{name}: p50 {round(of[chr(112) + chr(53) + chr(48)])} p99 {round(of[chr(112) + chr(57) + chr(57)])} us;" for name, of in latency.items()))'
+print(" ".join("{}: p50 {:.0f} p99 {:.0f} us;".format(name, of["p50"], of["p99"]) for name, of in latency.items()))'
 }
 
 # windows NAME COUNT: that many windows of 20 s; each is printed, and kept for `medians`.

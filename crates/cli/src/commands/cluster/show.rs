@@ -136,7 +136,7 @@ impl Shown {
             }
         };
         format!(
-            "{moved} move, of {changed} that change ({least}): about {}, about {} at {}/s for each node",
+            "{moved} move, of {changed} that change ({least}): about {}, about {} at {}/s for each node, longer beside requests",
             output::bytes(total.bytes),
             output::duration(time_ms(&pairs, self.rate)),
             output::bytes(self.rate)
