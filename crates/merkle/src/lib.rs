@@ -112,7 +112,7 @@ mod span;
 mod tree;
 mod wire;
 
-pub use answer::AnswerError;
+pub use answer::{AnswerError, Answering};
 pub use codec::DecodeError;
 pub use comparison::{Comparison, Difference};
 pub use entries::{Entries, Entry, ReadError};

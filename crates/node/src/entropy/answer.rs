@@ -1,5 +1,7 @@
 //! Answering other nodes that compare themselves with this one.
 
+use std::ops::ControlFlow;
+
 use bytes::{Bytes, BytesMut};
 use dynkv_merkle::{AnswerError, Request, RootsRequest};
 use dynkv_proto::{
@@ -20,6 +22,9 @@ use crate::{
 
 /// Places looked at for one request: half a millisecond from the cache.
 pub(super) const PLACES_MAX: usize = 128;
+
+/// Entries of the index read before others have their turn: some hundred microseconds. An answer may have a thousand.
+const ENTRIES_AT_ONCE: usize = 32;
 
 /// Bytes of states with which a reply is full; one that is longer goes alone.
 const STATES_BYTES: usize = 1024 * 1024;
@@ -77,7 +82,7 @@ pub(crate) async fn compare(
     body: &[u8],
 ) -> Result<(TreeCompareReply, Bytes), Failure> {
     node.entropy.compared(from, &node.env);
-    // A thousand entries of the index are some hundred microseconds. Clients may wait for what is exact.
+    // Clients may wait for what is exact.
     let _turn = match exact {
         true => node.background.turn_at_once(Work::AntiEntropy),
         false => node.background.turn_to_answer().await,
@@ -93,12 +98,27 @@ pub(crate) async fn compare(
             let message = format!("node {} has no tree of partition {span} now", node.cluster.me.id);
             Failure::not_done(FailureCode::Stale, message)
         })?;
-    let answer = tree.answer(&request, &Index(&*node.replica.storage)).map_err(|error| match error {
+    let failed = |error: AnswerError<StorageError>| match error {
         AnswerError::Span { .. } => invalid(error),
         AnswerError::Read(error) => {
             storage_failure(node, &StorageError::Failed { reason: error.to_string() })
         }
-    })?;
+    };
+    let mut answering = tree.answering(&request);
+    // Whoever writes meanwhile would have to copy it.
+    drop(tree);
+    let answer = loop {
+        match answering.step(&Index(&*node.replica.storage), ENTRIES_AT_ONCE).map_err(failed)? {
+            ControlFlow::Break(answer) => break answer,
+            ControlFlow::Continue(rest) => answering = rest,
+        }
+        tokio::task::yield_now().await;
+    };
+    // Of one that was given up meanwhile some may be gone, which says nothing.
+    if !node.chain.holds(span.index()) {
+        let message = format!("node {} does not hold partition {span} any more", node.cluster.me.id);
+        return Err(Failure::not_done(FailureCode::Stale, message));
+    }
     Ok(sent(node, TreeCompareReply { reserved: 0 }, answer.to_bytes().into()))
 }
 
