@@ -209,7 +209,7 @@ impl Node {
         let env = Env::system();
         let mut data_dir = DataDir::open(&config.data_dir, name.cluster(), id, env.random())?;
         let endpoint = Endpoint::bind(config.listen, config.identity.clone(), Options::default())?;
-        let options = FjallOptions { cache_bytes: config.cache_bytes, ..FjallOptions::default() };
+        let options = FjallOptions { cache_bytes: config.cache_bytes, ..FjallOptions::of_node(&id) };
         // Opening may replay a journal; nothing else runs on this runtime yet that it could hold up.
         let mut storage = open_store(&data_dir, &options)?;
         if admission::is_old(&storage).map_err(LoadError::from)? {

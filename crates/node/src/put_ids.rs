@@ -1,14 +1,13 @@
 //! Which puts this node has applied lately, so that a retry elsewhere does not become a second write.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
 use dynkv_proto::{Actor, PutId, Seen};
 use dynkv_vclock::Dot;
 use tokio::time::Instant;
-use xxhash_rust::xxh3::Xxh3DefaultBuilder;
 
 /// How long a client may go on retrying one put. Its default deadline is 5 s; the longest accepted is this.
 pub(crate) const RETRY_WINDOW: Duration = Duration::from_secs(60);
@@ -30,10 +29,10 @@ const IDS_MAX: usize = 100_000;
 /// *Not applied*, and *applied* once, are answered only if everything within the retry window is still remembered: starting and
 /// forgetting early both move the moment from which that is true.
 pub(crate) struct PutIds {
-    /// Only looked up, never walked: its order is not deterministic.
-    known: HashMap<PutId, Known, Xxh3DefaultBuilder>,
+    /// No hash map: one that grows to a hundred thousand ids keeps every put waiting while it copies them.
+    known: BTreeMap<PutId, Known>,
     /// The latest attempts whose coordinators were told that a put was applied.
-    told: HashMap<PutId, u32, Xxh3DefaultBuilder>,
+    told: BTreeMap<PutId, u32>,
     order: VecDeque<(Instant, PutId)>,
     complete_since: Instant,
     ids_max: usize,
@@ -78,8 +77,8 @@ pub(crate) fn applied_seen(seen: Seen) -> Seen {
 impl PutIds {
     pub(crate) fn new(now: Instant) -> PutIds {
         PutIds {
-            known: HashMap::default(),
-            told: HashMap::default(),
+            known: BTreeMap::new(),
+            told: BTreeMap::new(),
             order: VecDeque::new(),
             complete_since: now,
             ids_max: IDS_MAX,

@@ -17,7 +17,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use dynkv_ring::NodeId;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Apply, Committed, Done, Durability, Overlay, Space, Storage, StorageError, StorageStats, Transaction,
@@ -51,6 +53,19 @@ impl Default for FjallOptions {
     fn default() -> FjallOptions {
         let mib = 1024 * 1024;
         FjallOptions { cache_bytes: 64 * mib, memtable_bytes: 32 * mib, journal_bytes_max: 128 * mib }
+    }
+}
+
+impl FjallOptions {
+    /// The defaults, with memtables of a size that is this node's own: between three and five quarters of the usual.
+    ///
+    /// While the engine notes that a memtable has become a file it lets nobody read, for as long as four syncs take beside the writing of that file (15 to 100 ms were seen). Replicas of the
+    /// same keys fill their memtables equally fast. Were these equally large, all would write them out, and have no time for anybody, at the same moment.
+    pub fn of_node(node: &NodeId) -> FjallOptions {
+        let usual = FjallOptions::default();
+        let half = u128::from(usual.memtable_bytes / 2);
+        let part = (half * u128::from(xxh3_64(node.as_str().as_bytes())) >> 64) as u64;
+        FjallOptions { memtable_bytes: usual.memtable_bytes * 3 / 4 + part, ..usual }
     }
 }
 

@@ -148,6 +148,20 @@ fn fjall(dir: &Path) -> FjallStorage {
 }
 
 #[test]
+fn nodes_fill_their_memtables_at_different_times() {
+    let usual = FjallOptions::default().memtable_bytes;
+    let bytes = |n: u8| {
+        let options = FjallOptions::of_node(&format!("n{n}").parse().expect("a letter and digits"));
+        assert!((usual * 3 / 4..usual * 5 / 4).contains(&options.memtable_bytes));
+        options.memtable_bytes
+    };
+    let mut sizes: Vec<u64> = (1..=7).map(bytes).collect();
+    sizes.sort_unstable();
+    // Half a percent: those of the same size would be apart after a hundred of them.
+    assert!(sizes.windows(2).all(|two| two[1] - two[0] > usual / 200), "{sizes:?}");
+}
+
+#[test]
 fn memory() {
     check(|| Arc::new(MemoryStorage::new()));
 }
