@@ -130,7 +130,7 @@ fn read(frame: &Frame) -> Result<Answer<Fetched>, Setback> {
     }
     let context = Context::received(reply.context.0);
     let fetched = Fetched { siblings, context, replicas: reply.replicas, homes: reply.homes };
-    Ok(Answer { value: fetched, view: reply.view })
+    Ok(Answer { value: fetched, view: reply.view, coordinator: reply.coordinator })
 }
 
 /// What a key holds.

@@ -10,6 +10,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use crate::Options;
+use crate::detours::Detours;
 use crate::health::Health;
 use crate::pool::Pool;
 use crate::view::ClusterView;
@@ -29,6 +30,7 @@ pub(crate) struct Inner {
     pub(crate) refreshed: AtomicU64,
     pub(crate) news: Mutex<Option<(Digest, Instant)>>,
     pub(crate) health: Mutex<Health>,
+    pub(crate) detours: Mutex<Detours>,
     random: Mutex<StdRng>,
     pub(crate) refresher: OnceLock<AbortHandle>,
 }
@@ -55,6 +57,7 @@ impl Inner {
             refreshed: AtomicU64::new(0),
             news: Mutex::default(),
             health: Mutex::default(),
+            detours: Mutex::default(),
             random: Mutex::new(random),
             refresher: OnceLock::new(),
         })

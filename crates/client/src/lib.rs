@@ -17,6 +17,7 @@ mod cluster_file;
 mod context;
 mod error;
 mod get;
+mod detours;
 mod health;
 mod inner;
 mod key;

@@ -139,7 +139,7 @@ fn read(frame: &Frame) -> Result<Answer<Stored>, Setback> {
         durable: reply.durable,
         possible_duplicate: reply.possible_duplicate,
     };
-    Ok(Answer { value: stored, view: reply.view })
+    Ok(Answer { value: stored, view: reply.view, coordinator: reply.coordinator })
 }
 
 macro_rules! write_settings {

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::Error;
 use crate::attempts::{Attempts, Next, Repeat, Setback};
+use crate::detours::Ways;
 use crate::inner::{Inner, lock};
 use crate::view::ClusterView;
 
@@ -54,6 +55,8 @@ pub(crate) struct Answer<T> {
     pub(crate) value: T,
     /// The digest of the responder's history, where the answer has one.
     pub(crate) view: Digest,
+    /// Who gave it, if not the one that was asked.
+    pub(crate) coordinator: Option<NodeId>,
 }
 
 impl Inner {
@@ -84,6 +87,9 @@ impl Inner {
                         let setback = match answered.and_then(|frame| read(&frame)) {
                             Ok(answer) => {
                                 self.observe(node, answer.view);
+                                if let Target::Partition(partition) = call.target {
+                                    lock(&self.detours).answered(partition, node, answer.coordinator, Instant::now());
+                                }
                                 return Ok(answer.value);
                             }
                             Err(setback) => setback,
@@ -140,7 +146,11 @@ impl Inner {
                         self.pool.prepare(*home, &info.address);
                     }
                 }
-                self.rank(homes.to_vec(), call.preferred.filter(|node| homes.contains(node)))
+                let Ways { direct, detours } = lock(&self.detours).ways(partition, homes, Instant::now());
+                let preferred = call.preferred.filter(|node| direct.contains(node));
+                let mut nodes = self.rank(direct, preferred);
+                nodes.extend(self.rank(detours, None));
+                nodes
             }
             (Target::Partition(partition), Circle::Far) => {
                 let homes = view.ring().homes(partition);
@@ -215,6 +225,7 @@ impl Inner {
         };
         if in_trouble {
             lock(&self.health).failed(node, Instant::now());
+            lock(&self.detours).failed(node);
         }
     }
 }

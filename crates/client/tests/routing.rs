@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use dynkv_client::proto::{FailureCode, Outcome, PutId, kinds};
+use bytes::Bytes;
+use dynkv_client::proto::{FailureCode, Frame, GetReply, Outcome, PutId, PutReply, kinds};
 use dynkv_client::ring::{Change, Member, NodeId};
 use dynkv_client::{Client, Context, Error, Options};
 use support::*;
@@ -47,6 +48,53 @@ async fn puts_go_to_the_replica_that_answered_the_read_fastest() {
     cluster.with(|shared| shared.log.clear());
     client.put("b", "k", "v").context(&context).await.unwrap();
     assert!(homes.contains(&cluster.asked(kinds::PUT)[0]));
+}
+
+/// `id` answers reads and puts as if it had forwarded them to `coordinator`.
+fn forwarding(cluster: &FakeCluster, id: NodeId, coordinator: NodeId) {
+    let view = cluster.with(|shared| shared.digest());
+    cluster.script(id, move |frame| match frame.kind {
+        kinds::GET => {
+            let reply: GetReply = found(&frame.message().unwrap(), view, &[]).message().unwrap();
+            let reply = GetReply { coordinator: Some(coordinator), ..reply };
+            Some(Reaction::Answer(Frame::new(&reply, Bytes::new())))
+        }
+        kinds::PUT => {
+            let reply: PutReply = stored(&frame.message().unwrap(), view).message().unwrap();
+            let reply = PutReply { coordinator: Some(coordinator), ..reply };
+            Some(Reaction::Answer(Frame::new(&reply, Bytes::new())))
+        }
+        _ => None,
+    });
+}
+
+#[tokio::test]
+async fn who_serves_a_key_is_asked_and_not_the_homes_that_forward() {
+    let mut cluster = FakeCluster::founded(5).await;
+    let client = cluster.client().await;
+    let homes = cluster.homes("b", b"k");
+    let serves = (1..=5).map(node).find(|id| !homes.contains(id)).unwrap();
+    homes.iter().for_each(|&home| forwarding(&cluster, home, serves));
+    for _ in 0..5 {
+        client.put("b", "k", "v").await.unwrap();
+        client.get("b", "k").await.unwrap();
+    }
+    let asked = [cluster.asked(kinds::PUT), cluster.asked(kinds::GET)].concat();
+    for home in &homes {
+        assert!(asked.iter().filter(|id| *id == home).count() <= 1, "{home} was asked again: {asked:?}");
+    }
+    assert!(asked.contains(&serves), "{asked:?}");
+    // Not even if it answered the last read fastest, as its context says.
+    cluster.with(|shared| shared.log.clear());
+    let context = Context::from_bytes(token("b", b"k", Some(homes[0]))).unwrap();
+    client.put("b", "k", "v").context(&context).await.unwrap();
+    assert_eq!(cluster.asked(kinds::PUT), [serves]);
+
+    // The homes have their turn when that one is gone.
+    cluster.stop(serves).await;
+    cluster.with(|shared| shared.log.clear());
+    client.get("b", "k").await.unwrap();
+    assert!(cluster.asked(kinds::GET).iter().all(|id| homes.contains(id)));
 }
 
 /// The nodes that fail the first `times` puts they get, in this way.

@@ -138,6 +138,8 @@ message! {
         homes: u8,
         /// Digest of the responder's membership history.
         view: Digest,
+        /// Who coordinated, where the request was forwarded to it. Whoever asked had better ask it first for a while.
+        coordinator: Option<NodeId> = None,
     }
 }
 
@@ -199,6 +201,8 @@ message! {
         possible_duplicate: bool,
         /// Digest of the responder's membership history.
         view: Digest,
+        /// Who coordinated, where the request was forwarded to it.
+        coordinator: Option<NodeId> = None,
     }
 }
 

@@ -268,7 +268,7 @@ pub(crate) fn found(get: &Get, view: Digest, values: &[&'static str]) -> Frame {
         body.extend_from_slice(value.as_bytes());
     }
     let context = token(&get.bucket, &get.key, None).into();
-    Frame::new(&GetReply { context, versions, replicas: 2, homes: 2, view }, body.into())
+    Frame::new(&GetReply { context, versions, replicas: 2, homes: 2, view, coordinator: None }, body.into())
 }
 
 pub(crate) fn stored(put: &Put, view: Digest) -> Frame {
@@ -281,6 +281,7 @@ pub(crate) fn stored(put: &Put, view: Digest) -> Frame {
         durable: 1,
         possible_duplicate: false,
         view,
+        coordinator: None,
     };
     Frame::new(&reply, Bytes::new())
 }

@@ -124,6 +124,7 @@ fn answer_with(node: &Shared, context: &Context, key: &Key, read: &Read<'_>, ans
         replicas: got.replicas,
         homes: got.homes,
         view: context.view.digest,
+        coordinator: context.forwarded.then_some(node.cluster.me.id),
     };
     answer.done(&reply, body);
 }

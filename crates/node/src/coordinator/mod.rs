@@ -104,6 +104,8 @@ pub(crate) struct Context {
     pub(crate) members: Arc<Members>,
     pub(crate) properties: BucketProperties,
     pub(crate) deadline: Instant,
+    /// Whether another node has sent it here.
+    pub(crate) forwarded: bool,
 }
 
 impl Context {
@@ -158,7 +160,7 @@ pub(crate) fn accept<R: Coordinated + Send + 'static>(
         Some(partition) => node.chain.members(partition),
         None => Arc::default(),
     };
-    let context = Context { deadline: answer.arrived + timeout, properties, view, members };
+    let context = Context { deadline: answer.arrived + timeout, properties, view, members, forwarded };
     let node = node.clone();
     let is_home = context.members.homes.contains(&node.cluster.me.id);
     if is_home {

@@ -86,6 +86,7 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         node.metrics.puts_possible_duplicate.inc();
     }
     let view = context.view.digest;
+    let coordinator = context.forwarded.then_some(node.cluster.me.id);
     let reply = |got: Need| PutReply {
         context: ContextToken::new(position, minted.context.clone(), minted.time, Some(node.cluster.me.id))
             .encode()
@@ -97,6 +98,7 @@ pub(super) async fn put(node: Arc<Shared>, context: Context, request: Put, value
         durable: got.durable,
         possible_duplicate,
         view,
+        coordinator,
     };
     let slot = match &place {
         Place::Home => node.cluster.me.id,

@@ -25,10 +25,15 @@ async fn any_node_of_a_larger_cluster_answers_for_any_key() {
         assert_eq!((homes.len(), others.len()), (3, 2));
         let put_reply = put_at(&cluster, others[0], &put("b", key, 1, b"value"), "value").await;
         assert!(put_reply.replicas >= 2 && put_reply.homes >= 2);
-        for node in homes.into_iter().chain(others) {
+        assert!(put_reply.coordinator.is_some_and(|coordinator| homes.contains(&coordinator)));
+        for &node in homes.iter().chain(&others) {
             let peer = cluster.connect(node, Role::Reader).await;
             let (reply, body) = peer.ask(&Get { r: Some(3), ..get("b", key) }, Bytes::new()).await.unwrap();
             assert_eq!((reply.replicas, reply.homes), (3, 3), "{key} at {node}");
+            match reply.coordinator {
+                Some(coordinator) => assert!(!homes.contains(&node) && homes.contains(&coordinator), "{node}"),
+                None => assert!(homes.contains(&node), "{node} forwards, and does not say so"),
+            }
             assert_eq!(split(&reply, body), ["value"], "{key} at {node}");
             assert_eq!(
                 (reply.versions[0].actor, reply.versions[0].counter),
