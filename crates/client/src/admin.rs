@@ -213,8 +213,9 @@ impl Hints {
     async fn run(self) -> Result<HintsReply, Error> {
         let Hints { inner, whom, target, after, limit, timeout } = self;
         let request = dynkv_proto::Hints { target, after, limit };
-        let read =
-            |frame: &Frame| Ok(Answer { value: read_reply::<HintsReply>(frame)?, view: Digest::default(), coordinator: None });
+        let read = |frame: &Frame| {
+            Ok(Answer { value: read_reply::<HintsReply>(frame)?, view: Digest::default(), coordinator: None })
+        };
         ask(&inner, &whom, Repeat::Read, deadline(&inner, timeout), &request, read).await
     }
 }
@@ -248,7 +249,11 @@ impl DrainHints {
         let DrainHints { inner, whom, target, timeout } = self;
         let request = dynkv_proto::DrainHints { target };
         let read = |frame: &Frame| {
-            Ok(Answer { value: read_reply::<DrainHintsReply>(frame)?, view: Digest::default(), coordinator: None })
+            Ok(Answer {
+                value: read_reply::<DrainHintsReply>(frame)?,
+                view: Digest::default(),
+                coordinator: None,
+            })
         };
         // To begin twice is to begin once.
         ask(&inner, &whom, Repeat::Read, deadline(&inner, timeout), &request, read).await

@@ -88,7 +88,8 @@ impl Inner {
                             Ok(answer) => {
                                 self.observe(node, answer.view);
                                 if let Target::Partition(partition) = call.target {
-                                    lock(&self.detours).answered(partition, node, answer.coordinator, Instant::now());
+                                    let (coordinator, now) = (answer.coordinator, Instant::now());
+                                    lock(&self.detours).answered(partition, node, coordinator, now);
                                 }
                                 return Ok(answer.value);
                             }

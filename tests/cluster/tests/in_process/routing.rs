@@ -31,7 +31,9 @@ async fn any_node_of_a_larger_cluster_answers_for_any_key() {
             let (reply, body) = peer.ask(&Get { r: Some(3), ..get("b", key) }, Bytes::new()).await.unwrap();
             assert_eq!((reply.replicas, reply.homes), (3, 3), "{key} at {node}");
             match reply.coordinator {
-                Some(coordinator) => assert!(!homes.contains(&node) && homes.contains(&coordinator), "{node}"),
+                Some(coordinator) => {
+                    assert!(!homes.contains(&node) && homes.contains(&coordinator), "{node}")
+                }
                 None => assert!(homes.contains(&node), "{node} forwards, and does not say so"),
             }
             assert_eq!(split(&reply, body), ["value"], "{key} at {node}");
