@@ -64,7 +64,7 @@ impl FjallOptions {
     pub fn of_node(node: &NodeId) -> FjallOptions {
         let usual = FjallOptions::default();
         let half = u128::from(usual.memtable_bytes / 2);
-        let part = (half * u128::from(xxh3_64(node.as_str().as_bytes())) >> 64) as u64;
+        let part = ((half * u128::from(xxh3_64(node.as_str().as_bytes()))) >> 64) as u64;
         FjallOptions { memtable_bytes: usual.memtable_bytes * 3 / 4 + part, ..usual }
     }
 }
