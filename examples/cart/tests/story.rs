@@ -39,7 +39,14 @@ impl Node {
                 let versions = visible().map(|(dot, version)| VersionHeader::new(dot, version)).collect();
                 let context = token.encode().into();
                 Frame::new(
-                    &GetReply { context, versions, replicas: 1, homes: 1, view: self.view.view },
+                    &GetReply {
+                        context,
+                        versions,
+                        replicas: 1,
+                        homes: 1,
+                        view: self.view.view,
+                        coordinator: None,
+                    },
                     body.freeze(),
                 )
             }
@@ -72,6 +79,7 @@ impl Node {
                     durable: 0,
                     possible_duplicate: false,
                     view: self.view.view,
+                    coordinator: None,
                 };
                 Frame::new(&reply, Bytes::new())
             }
