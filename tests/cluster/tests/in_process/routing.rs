@@ -32,7 +32,7 @@ async fn any_node_of_a_larger_cluster_answers_for_any_key() {
             assert_eq!((reply.replicas, reply.homes), (3, 3), "{key} at {node}");
             match reply.coordinator {
                 Some(coordinator) => {
-                    assert!(!homes.contains(&node) && homes.contains(&coordinator), "{node}")
+                    assert!(!homes.contains(&node) && homes.contains(&coordinator), "{node}");
                 }
                 None => assert!(homes.contains(&node), "{node} forwards, and does not say so"),
             }
