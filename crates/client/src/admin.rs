@@ -127,7 +127,7 @@ impl Status {
         let read = |frame: &Frame| {
             let reply: StatusReply = read_reply(frame)?;
             let view = reply.view;
-            Ok(Answer { value: reply, view, coordinator: None })
+            Ok(Answer::new(reply, view))
         };
         let deadline = deadline(&self.inner, self.timeout);
         ask(&self.inner, &self.whom, Repeat::Read, deadline, &request, read).await
@@ -154,7 +154,7 @@ impl Metrics {
         let request = dynkv_proto::Metrics { reserved: 0 };
         let read = |frame: &Frame| {
             let reply: MetricsReply = read_reply(frame)?;
-            Ok(Answer { value: reply.text, view: Digest::default(), coordinator: None })
+            Ok(Answer::new(reply.text, Digest::default()))
         };
         let deadline = deadline(&self.inner, self.timeout);
         ask(&self.inner, &self.whom, Repeat::Read, deadline, &request, read).await
@@ -213,9 +213,7 @@ impl Hints {
     async fn run(self) -> Result<HintsReply, Error> {
         let Hints { inner, whom, target, after, limit, timeout } = self;
         let request = dynkv_proto::Hints { target, after, limit };
-        let read = |frame: &Frame| {
-            Ok(Answer { value: read_reply::<HintsReply>(frame)?, view: Digest::default(), coordinator: None })
-        };
+        let read = |frame: &Frame| Ok(Answer::new(read_reply::<HintsReply>(frame)?, Digest::default()));
         ask(&inner, &whom, Repeat::Read, deadline(&inner, timeout), &request, read).await
     }
 }
@@ -248,13 +246,7 @@ impl DrainHints {
     async fn run(self) -> Result<DrainHintsReply, Error> {
         let DrainHints { inner, whom, target, timeout } = self;
         let request = dynkv_proto::DrainHints { target };
-        let read = |frame: &Frame| {
-            Ok(Answer {
-                value: read_reply::<DrainHintsReply>(frame)?,
-                view: Digest::default(),
-                coordinator: None,
-            })
-        };
+        let read = |frame: &Frame| Ok(Answer::new(read_reply::<DrainHintsReply>(frame)?, Digest::default()));
         // To begin twice is to begin once.
         ask(&inner, &whom, Repeat::Read, deadline(&inner, timeout), &request, read).await
     }
@@ -405,7 +397,7 @@ async fn commit(
         let entries = entries
             .collect::<Result<Vec<Entry>, _>>()
             .map_err(|error| Setback::NoAnswer(format!("its answer cannot be read ({error})")))?;
-        Ok(Answer { value: entries, view: reply.view, coordinator: None })
+        Ok(Answer::new(entries, reply.view))
     };
     let entries = ask(inner, whom, Repeat::Once, deadline(inner, timeout), &request, read).await?;
     let mut history = History::new();

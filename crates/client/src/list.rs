@@ -191,7 +191,7 @@ impl List {
                 let read = |frame: &Frame| {
                     let reply: ListReply = read_reply(frame)?;
                     let view = reply.view;
-                    Ok(Answer { value: reply, view, coordinator: None })
+                    Ok(Answer::new(reply, view))
                 };
                 let page = inner.run(call, request, read).await;
                 (part, page)

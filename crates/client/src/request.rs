@@ -59,6 +59,13 @@ pub(crate) struct Answer<T> {
     pub(crate) coordinator: Option<NodeId>,
 }
 
+impl<T> Answer<T> {
+    /// One by the node that was asked, or of which it does not matter who gave it.
+    pub(crate) fn new(value: T, view: Digest) -> Answer<T> {
+        Answer { value, view, coordinator: None }
+    }
+}
+
 impl Inner {
     /// Makes a request until it is answered, cannot be, or its time is up.
     ///

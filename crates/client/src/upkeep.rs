@@ -29,9 +29,7 @@ pub(crate) async fn ask_one<R: Request>(
     repeat: Repeat,
     request: &R,
 ) -> Result<R::Reply, Error> {
-    let read = |frame: &Frame| {
-        Ok(Answer { value: read_reply::<R::Reply>(frame)?, view: Digest::default(), coordinator: None })
-    };
+    let read = |frame: &Frame| Ok(Answer::new(read_reply::<R::Reply>(frame)?, Digest::default()));
     ask(inner, whom, repeat, deadline, request, read).await
 }
 
