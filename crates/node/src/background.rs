@@ -61,6 +61,9 @@ const SLOTS_MIN: u32 = 4;
 /// left out (the next read, the next pass over the hints).
 const WAITING_MAX: usize = 4096;
 
+/// Which part of the share of other answers those have that can wait: to who is to become a member where no replica is missing.
+const PART_THAT_CAN_WAIT: u32 = 4;
+
 /// Other nodes' bulk work that is answered at once.
 const ANSWERS_MAX: usize = 2;
 
@@ -126,9 +129,28 @@ pub(crate) struct Turn {
     begun: Instant,
     waited: Duration,
     states: u64,
-    is_answer: bool,
+    answer: Option<Answer>,
     work: Work,
     pace: Arc<Pace>,
+}
+
+/// For whom another node's bulk work is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// Somebody lacks what he should have.
+    Mends,
+    /// Somebody is to have what enough others have: nothing is lost by taking longer.
+    CanWait,
+}
+
+impl Answer {
+    /// Which part of the share it has.
+    fn part(self) -> u32 {
+        match self {
+            Answer::Mends => 1,
+            Answer::CanWait => PART_THAT_CAN_WAIT,
+        }
+    }
 }
 
 impl Turn {
@@ -152,16 +174,16 @@ impl Drop for Turn {
         let Pace { share, share_min_of_answers, state_ns, .. } = &*self.pace;
         let used = self.begun.elapsed().saturating_sub(self.waited);
         if let Some(each) = (used.as_nanos() as u64).checked_div(self.states)
-            && self.is_answer
+            && self.answer.is_some()
         {
             // Of two that end at once one may be lost.
             state_ns.store((7 * state_ns.load(Ordering::Relaxed) + each) / 8, Ordering::Relaxed);
         }
-        let share_min = match self.is_answer {
-            true => share_min_of_answers.load(Ordering::Relaxed),
-            false => self.work.share_min(),
+        let share = share.load(Ordering::Relaxed);
+        let share = match self.answer {
+            None => share.max(self.work.share_min()),
+            Some(answer) => share.max(share_min_of_answers.load(Ordering::Relaxed)) / answer.part(),
         };
-        let share = share.load(Ordering::Relaxed).max(share_min);
         let pause = used * pause_of(share) / PIECE;
         if let Some(permit) = self.permit.take()
             && !pause.is_zero()
@@ -245,26 +267,26 @@ impl Background {
 
     fn begin(&self, permit: OwnedSemaphorePermit, label: &WorkLabel) -> Turn {
         self.metrics.background_begun.get_or_create(label).inc();
-        self.turn_of(Some(permit), label.work, false)
+        self.turn_of(Some(permit), label.work, None)
     }
 
-    fn turn_of(&self, permit: Option<OwnedSemaphorePermit>, work: Work, is_answer: bool) -> Turn {
+    fn turn_of(&self, permit: Option<OwnedSemaphorePermit>, work: Work, answer: Option<Answer>) -> Turn {
         self.pace.work.fetch_add(1, Ordering::Relaxed);
         let (begun, waited) = (Instant::now(), Duration::ZERO);
-        Turn { permit, begun, waited, states: 0, is_answer, work, pace: self.pace.clone() }
+        Turn { permit, begun, waited, states: 0, answer, work, pace: self.pace.clone() }
     }
 
     /// A turn for what clients wait for: at once, and without a pause.
     pub(crate) fn turn_at_once(&self, work: Work) -> Turn {
-        self.turn_of(None, work, false)
+        self.turn_of(None, work, None)
     }
 
     /// Waits for a turn to answer bulk work of another node: this one's clients wait for it as well. Not one of the turns for work of its own: nodes that have used up all of
     /// theirs to ask would wait for each other.
-    pub(crate) async fn turn_to_answer(&self) -> Turn {
+    pub(crate) async fn turn_to_answer(&self, answer: Answer) -> Turn {
         // The semaphore is never closed.
         let permit = self.answers.clone().acquire_owned().await.ok();
-        self.turn_of(permit, Work::AntiEntropy, true)
+        self.turn_of(permit, Work::AntiEntropy, Some(answer))
     }
 
     fn hold(&self, held: bool) {
@@ -428,6 +450,21 @@ mod tests {
         let begun = Instant::now();
         assert!(background.turn(Work::HintDelivery).await.is_some());
         assert!(begun.elapsed() < 5 * MS);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_can_wait_has_a_quarter_of_the_share() {
+        for (answer, idle) in [(Answer::Mends, 30 * MS), (Answer::CanWait, 150 * MS)] {
+            let background = Background::new(Arc::new(Metrics::new()));
+            background.answers.forget_permits(ANSWERS_MAX - 1);
+            background.pace.share.store(PIECE, Ordering::Relaxed);
+            let turn = background.turn_to_answer(answer).await;
+            tokio::time::advance(10 * MS).await;
+            drop(turn);
+            let begun = Instant::now();
+            background.turn_to_answer(answer).await;
+            assert!((idle..idle + 3 * MS).contains(&begun.elapsed()), "{answer:?}: {:?}", begun.elapsed());
+        }
     }
 
     #[test]

@@ -7,13 +7,13 @@ use std::{
     time::Duration,
 };
 
-use dynkv_proto::TransferState;
+use dynkv_proto::{Holder, TransferState};
 use dynkv_ring::{NodeId, PartitionId};
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::{Members, has_its_disk, progress::receives, target::target};
+use super::{Members, has_its_disk, is_up, progress::receives, target::target};
 use crate::{
     cluster::View,
     entropy::{self, CompareError},
@@ -29,8 +29,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// How often to look for members that have come up.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Which part of what is unread is read from a member before the rest.
-const PART: usize = 8;
+/// Partitions read from a member before the next ones are looked for.
+const AT_ONCE: usize = 2;
 
 /// Which partitions this node has read from which members: all that it lacked then.
 #[derive(Default)]
@@ -62,8 +62,8 @@ impl Learned {
 /// Reads what this node needs to become a member of partitions that the ring wants here, until the node stops: in bulk, from several members at once, as background work. What has been
 /// read stays, so nothing is read twice after an interruption.
 ///
-/// *A few partitions at a time*, the same from all members: this node can be made a member of those while it reads the next ones. If it read everything first, it would have to read again
-/// what clients write meanwhile, and the last of it while the partitions are sealed.
+/// *Two partitions at a time* from each member, in the same order from all: this node is made a member of those while it reads the next ones. What clients write between the first reading of a
+/// partition and the change of its members is read again, so the fewer are under way, the less that is, and the slower reading may be: clients wait less for it then.
 pub(crate) async fn run(node: Arc<Shared>) {
     let mut passes = FuturesUnordered::new();
     let mut under_way = BTreeSet::new();
@@ -166,15 +166,27 @@ fn unread(node: &Shared) -> BTreeMap<NodeId, BTreeSet<u32>> {
 
 /// The next few of `unread`: the first, or those that follow on `after`.
 fn some_of(unread: &BTreeSet<u32>, after: Option<u32>) -> BTreeSet<u32> {
-    let at_once = unread.len().div_ceil(PART);
     let from = after.map_or(0, |after| after.saturating_add(1));
-    unread.range(from..).chain(unread.range(..from)).take(at_once).copied().collect()
+    unread.range(from..).chain(unread.range(..from)).take(AT_ONCE).copied().collect()
 }
 
 /// Whether what one of the two nodes lacks of a partition is being read, by the one that is to become a member: ordinary comparisons leave that alone until it is done.
 pub(crate) fn is_being_read(node: &Shared, view: &View, partition: PartitionId, peer: NodeId) -> bool {
     receives(node, view, partition, peer)
         || receives(node, view, partition, node.cluster.me.id) && !is_read(node, partition, &peer)
+}
+
+/// Whether `peer` reads what can wait: it is to become a member of a partition where no replica is missing.
+pub(crate) fn can_wait(node: &Shared, partition: PartitionId, peer: NodeId) -> bool {
+    let view = node.cluster.view();
+    let (members, target) = (node.chain.members(partition), target(&view, partition));
+    let is_here = |holder: &Holder| has_its_disk(&view, holder) && is_up(node, &holder.node);
+    is_complete(&members.holders, target.len(), is_here) && receives(node, &view, partition, peer)
+}
+
+/// Whether no replica is missing of as many as there should be.
+fn is_complete(members: &[Holder], wanted: usize, is_here: impl Fn(&Holder) -> bool) -> bool {
+    members.len() >= wanted && members.iter().all(is_here)
 }
 
 /// Those of `partitions` of which this node holds about everything: it has read every member that is up, and one at least, if the disk of one is left.
@@ -296,12 +308,24 @@ mod tests {
     }
 
     #[test]
+    fn reading_can_wait_where_no_replica_is_missing() {
+        let member = |name: &str| Holder { node: name.parse().expect("a name"), disk: Holder::FIRST_DISK };
+        let members = ["n1", "n2", "n3"].map(member);
+        assert!(is_complete(&members, 3, |_| true));
+        assert!(is_complete(&members, 2, |_| true));
+        assert!(!is_complete(&members[..2], 3, |_| true), "there are to be more");
+        assert!(
+            !is_complete(&members, 3, |holder| *holder != member("n2")),
+            "one is down, or has lost its disk"
+        );
+    }
+
+    #[test]
     fn a_few_partitions_are_read_at_a_time_and_others_after_those_that_could_not_be() {
-        assert_eq!(next(3..11, None), [3]);
-        assert_eq!(next(10..50, None), [10, 11, 12, 13, 14]);
-        assert_eq!(next(10..50, Some(14)), [15, 16, 17, 18, 19]);
-        assert_eq!(next(10..50, Some(47)), [10, 11, 12, 48, 49]);
-        assert_eq!(next(10..50, Some(u32::MAX)), [10, 11, 12, 13, 14]);
+        assert_eq!(next(3..11, None), [3, 4]);
+        assert_eq!(next(10..50, Some(11)), [12, 13]);
+        assert_eq!(next(10..50, Some(48)), [10, 49]);
+        assert_eq!(next(10..50, Some(u32::MAX)), [10, 11]);
         assert_eq!(next([3], Some(3)), [3]);
         assert!(next([], Some(3)).is_empty());
     }

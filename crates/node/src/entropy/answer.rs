@@ -8,11 +8,12 @@ use dynkv_proto::{
     Failure, FailureCode, Frame, Stamp, StateAsked, StateFound, States, StatesReply, TreeCompareReply,
     TreeRoots, TreeRootsReply,
 };
-use dynkv_ring::NodeId;
+use dynkv_ring::{NodeId, PartitionId};
 
 use super::states::partition_at;
 use crate::{
-    background::{Work, give_way},
+    background::{Answer, Work, give_way},
+    chain,
     key::Key,
     record::parse_record_key,
     shared::Shared,
@@ -82,13 +83,13 @@ pub(crate) async fn compare(
     body: &[u8],
 ) -> Result<(TreeCompareReply, Bytes), Failure> {
     node.entropy.compared(from, &node.env);
+    let request = Request::from_bytes(body).map_err(invalid)?;
+    let span = request.span();
     // Clients may wait for what is exact.
     let _turn = match exact {
         true => node.background.turn_at_once(Work::AntiEntropy),
-        false => node.background.turn_to_answer().await,
+        false => node.background.turn_to_answer(answer_for(node, from, span.index())).await,
     };
-    let request = Request::from_bytes(body).map_err(invalid)?;
-    let span = request.span();
     let tree = node
         .replica
         .trees
@@ -132,9 +133,10 @@ pub(crate) async fn states(
     node.cluster.serving(&node.cluster.view())?;
     node.entropy.compared(from, &node.env);
     // The clients of this node do not wait for it either.
-    let mut turn = match request.urgent {
-        true => node.background.turn_at_once(Work::AntiEntropy),
-        false => node.background.turn_to_answer().await,
+    let first = request.asked.first().map(|asked| partition_at(node, asked.position));
+    let mut turn = match first.filter(|_| !request.urgent) {
+        None => node.background.turn_at_once(Work::AntiEntropy),
+        Some(first) => node.background.turn_to_answer(answer_for(node, from, first)).await,
     };
     // The asker may have no clients, and this node many: then it asks for large pieces that are answered in small ones.
     let places_max = if request.urgent { PLACES_MAX } else { node.background.piece(PLACES_MAX) };
@@ -174,6 +176,14 @@ pub(crate) async fn states(
     }
     turn.moved(reply.found.len());
     Ok(sent(node, reply, body.freeze()))
+}
+
+/// Whether what `peer` asks about a partition can wait.
+fn answer_for(node: &Shared, peer: NodeId, partition: u32) -> Answer {
+    match chain::learn::can_wait(node, PartitionId(partition), peer) {
+        true => Answer::CanWait,
+        false => Answer::Mends,
+    }
 }
 
 /// What there is at a place.
