@@ -7,14 +7,15 @@
 # look for stale, failed and lost reads, and others measure latency. For each step: how long, bytes moved beside the least possible, p99 meanwhile and afterwards: more
 # processes on one machine take longer for everything, so what is to be compared is the same members while nothing moves.
 #
-# Environment: KEYS (1000000), RATE of operations a second (1000: half gets, half get-then-put), WINDOWS before and after each step (8), DYN,
-# FRESH (that example, built), TMPDIR.
+# Environment: KEYS (1000000), RATE of operations a second (1000: half gets, half get-then-put), WINDOWS before and after each step (8), STEPS:
+# how many of the three, from the first on (3), DYN, FRESH (that example, built), TMPDIR.
 set -euo pipefail
 . "$(dirname "$0")/cluster.sh"
 
 keys=${KEYS:-1000000}
 rate=${RATE:-1000}
 count=${WINDOWS:-8}
+steps=${STEPS:-3}
 root=$(cd "$(dirname "$0")/../.." && pwd)
 if [ -z "${FRESH:-}" ]; then
     (cd "$root" && cargo build --release --locked -p dynkv-tests --example fresh >&2)
@@ -90,12 +91,16 @@ join 4 5 6
 change --join n4 --join n5 --join n6
 "$DYN" ring show 2>/dev/null | head -20
 
-stop_node 2 KILL
-dead=n2
-join 7
-change --replace n2=n7
+if [ "$steps" -ge 2 ]; then
+    stop_node 2 KILL
+    dead=n2
+    join 7
+    change --replace n2=n7
+fi
 
-change --leave n4 --leave n5
+if [ "$steps" -ge 3 ]; then
+    change --leave n4 --leave n5
+fi
 
 touch "$dir/stop"
 wait "$fresh" || true

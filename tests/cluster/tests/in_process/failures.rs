@@ -3,11 +3,11 @@
 use bytes::Bytes;
 use dynkv_client::Client;
 use dynkv_net::{PeerName, Role};
-use dynkv_proto::{FailureCode, Get, Outcome};
+use dynkv_proto::{FailureCode, Get, Outcome, Put};
 use dynkv_ring::NodeId;
 use dynkv_tests::{
     cluster::{CLUSTER, Cluster, id},
-    peer::get,
+    peer::{get, put},
     wait::eventually,
 };
 
@@ -46,13 +46,19 @@ async fn with_one_node_of_three_down_puts_and_gets_go_on() {
         assert_eq!((stored.replicas, stored.homes), (2, 2));
         assert_eq!(read(&client, "b", key).await, ["after"]);
     }
+    // Quorums that cannot be met are never met, and refused at once by each node that knows. Until then it waits for the one that is down.
+    for node in ["n1", "n3"] {
+        let peer = cluster.connect(id(node), Role::Writer).await;
+        eventually("the node is known to be down", async || {
+            let read = Get { r: Some(3), timeout_ms: 500, ..get("b", "a") };
+            let read = peer.ask(&read, Bytes::new()).await.expect_err("two of three have it");
+            let write = Put { w: Some(3), timeout_ms: 500, ..put("b", "w3", 1, b"v") };
+            let write = peer.ask(&write, Bytes::from_static(b"v")).await.expect_err("two of three take it");
+            (read.code == FailureCode::Quorum && write.outcome == Outcome::NotDone).then_some(())
+        })
+        .await;
+    }
     assert_refused(client.get("b", "a").r(3).timeout(SHORT).await, FailureCode::Quorum);
-    // A write quorum that cannot be met is never done, and refused beforehand once it is known not to be.
-    eventually("the node is known to be down", async || {
-        let error = client.put("b", "w3", "v").w(3).timeout(SHORT).await.expect_err("done by two of three");
-        (error.outcome() == Outcome::NotDone).then_some(())
-    })
-    .await;
     for _ in 0..3 {
         assert_refused(client.put("b", "never", "v").w(3).timeout(SHORT).await, FailureCode::Quorum);
     }
