@@ -64,7 +64,7 @@ const WAITING_MAX: usize = 4096;
 /// Which part of the share of other answers those have that can wait: to who is to become a member where no replica is missing.
 const PART_THAT_CAN_WAIT: u32 = 4;
 
-/// Other nodes' bulk work that is answered at once.
+/// Other nodes' bulk work of one class that is answered at once.
 const ANSWERS_MAX: usize = 2;
 
 /// Puts that have been answered and still wait for homes. Each holds its state.
@@ -144,6 +144,8 @@ pub(crate) enum Answer {
 }
 
 impl Answer {
+    const ALL: [Answer; 2] = [Answer::Mends, Answer::CanWait];
+
     /// Which part of the share it has.
     fn part(self) -> u32 {
         match self {
@@ -201,7 +203,8 @@ impl Drop for Turn {
 pub(crate) struct Background {
     slots: Arc<Semaphore>,
     waiting: Mutex<[usize; KINDS]>,
-    answers: Arc<Semaphore>,
+    /// Of each class its own, or what can wait would hold up the rest with its pauses.
+    answers: [Arc<Semaphore>; Answer::ALL.len()],
     lingering: Semaphore,
     foreground: Mutex<Windows>,
     has_foreground: AtomicBool,
@@ -218,7 +221,7 @@ impl Background {
         Background {
             slots: Arc::new(Semaphore::new((SHARE_MAX / PIECE) as usize)),
             waiting: Mutex::default(),
-            answers: Arc::new(Semaphore::new(ANSWERS_MAX)),
+            answers: Answer::ALL.map(|_| Arc::new(Semaphore::new(ANSWERS_MAX))),
             lingering: Semaphore::new(LINGERING_MAX),
             foreground: Mutex::default(),
             has_foreground: AtomicBool::new(false),
@@ -285,7 +288,7 @@ impl Background {
     /// theirs to ask would wait for each other.
     pub(crate) async fn turn_to_answer(&self, answer: Answer) -> Turn {
         // The semaphore is never closed.
-        let permit = self.answers.clone().acquire_owned().await.ok();
+        let permit = self.answers[answer as usize].clone().acquire_owned().await.ok();
         self.turn_of(permit, Work::AntiEntropy, Some(answer))
     }
 
@@ -456,11 +459,13 @@ mod tests {
     async fn an_answer_that_can_wait_has_a_quarter_of_the_share() {
         for (answer, idle) in [(Answer::Mends, 30 * MS), (Answer::CanWait, 150 * MS)] {
             let background = Background::new(Arc::new(Metrics::new()));
-            background.answers.forget_permits(ANSWERS_MAX - 1);
+            background.answers[answer as usize].forget_permits(ANSWERS_MAX - 1);
             background.pace.share.store(PIECE, Ordering::Relaxed);
             let turn = background.turn_to_answer(answer).await;
             tokio::time::advance(10 * MS).await;
             drop(turn);
+            let other = Answer::ALL.into_iter().find(|other| *other != answer).expect("there are two");
+            assert!(background.turn_to_answer(other).now_or_never().is_some(), "one holds up the other");
             let begun = Instant::now();
             background.turn_to_answer(answer).await;
             assert!((idle..idle + 3 * MS).contains(&begun.elapsed()), "{answer:?}: {:?}", begun.elapsed());
