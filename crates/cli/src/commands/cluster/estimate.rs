@@ -40,7 +40,7 @@ impl Estimate {
         Estimate::of(&statuses, homes, &trees)
     }
 
-    fn of(statuses: &[&StatusReply], homes: u64, trees: &[TreeStatus]) -> Estimate {
+    pub(super) fn of(statuses: &[&StatusReply], homes: u64, trees: &[TreeStatus]) -> Estimate {
         let records: u64 = statuses.iter().map(|status| status.records).sum();
         let bytes: u64 = statuses.iter().map(|status| status.disk_bytes).sum();
         let mut by_partition = BTreeMap::new();

@@ -29,9 +29,9 @@ pub(crate) struct PlanCommand {
     /// Show each partition that changes
     #[arg(long)]
     partitions: bool,
-    /// Bytes that each node sends, and receives, in a second, to estimate the time
-    #[arg(long, value_name = "BYTES/s", default_value = "32MiB", value_parser = parse_rate)]
-    rate: u64,
+    /// Bytes that each node sends, and receives, in a second, to estimate the time; two rates if it is left out, without requests and beside many
+    #[arg(long, value_name = "BYTES/s", value_parser = parse_rate)]
+    rate: Option<u64>,
     /// Print it as JSON
     #[arg(long)]
     json: bool,

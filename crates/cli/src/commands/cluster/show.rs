@@ -1,5 +1,6 @@
 //! A plan, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use dynkv_client::ring::{NodeId, Plan, PlannedShare, Spread, Status};
@@ -10,13 +11,19 @@ use super::estimate::{Estimate, Load, time_ms};
 use super::risk::Risk;
 use crate::output;
 
+/// Bytes that a node is taken to send, and to receive, in a second where clients ask for nothing.
+const RATE: u64 = 32 << 20;
+
+/// The same beside so many requests that background work gives way all the time: what each of three new nodes received where six shared two processors with 1,800 requests a second was 107 to 123 KiB.
+const RATE_BESIDE_REQUESTS: u64 = 128 << 10;
+
 /// A plan with what there is to say about it.
 pub(super) struct Shown {
     pub(super) plan: Plan,
     pub(super) estimate: Estimate,
     pub(super) risks: Vec<Risk>,
-    /// Bytes in a second and node.
-    pub(super) rate: u64,
+    /// Bytes in a second and node, if somebody has said it.
+    pub(super) rate: Option<u64>,
     /// What makes these changes.
     pub(super) command: String,
     /// New nodes of which nobody knows where they are.
@@ -136,11 +143,21 @@ impl Shown {
             }
         };
         format!(
-            "{moved} move, of {changed} that change ({least}): about {}, about {} at {}/s for each node, longer beside requests",
+            "{moved} move, of {changed} that change ({least}): about {}, {}",
             output::bytes(total.bytes),
-            output::duration(time_ms(&pairs, self.rate)),
-            output::bytes(self.rate)
+            self.times(&pairs)
         )
+    }
+
+    fn times(&self, pairs: &BTreeMap<(NodeId, NodeId), Load>) -> String {
+        let at =
+            |rate| format!("about {} at {}/s", output::duration(time_ms(pairs, rate)), output::bytes(rate));
+        match self.rate {
+            Some(rate) => format!("{} for each node", at(rate)),
+            None => {
+                format!("{} for each node, or {} beside many requests", at(RATE), at(RATE_BESIDE_REQUESTS))
+            }
+        }
     }
 
     fn shares_table(&self) -> String {
@@ -205,8 +222,9 @@ impl Shown {
             "replicas_moved": total.replicas,
             "replicas_moved_least": plan.least_moves(),
             "bytes_estimated": total.bytes,
-            "rate_bytes": rate,
-            "time_estimated_ms": time_ms(&pairs, *rate),
+            "rate_bytes": rate.unwrap_or(RATE),
+            "time_estimated_ms": time_ms(&pairs, rate.unwrap_or(RATE)),
+            "time_beside_requests_ms": time_ms(&pairs, RATE_BESIDE_REQUESTS),
             "shares": shares.collect::<Vec<_>>(),
             "spread": {"before": spread(before), "after": spread(after)},
             "warnings": self.warnings(),
@@ -337,7 +355,7 @@ pub(super) mod tests {
         Shown {
             estimate: Estimate::default(),
             risks: Risk::all(&plan, &rows),
-            rate: 1 << 20,
+            rate: None,
             command: "dyn cluster apply --plan X".into(),
             unknown: vec![],
             silent: vec![id("n4")],
@@ -364,6 +382,22 @@ pub(super) mod tests {
         assert!(!text.contains("PARTITION "), "{text}");
         let text = shown([Change::Join(Member::new(id("n5")))]).text(true);
         assert!(text.contains("PARTITION  HOMES") && text.contains(" -> n5"), "{text}");
+    }
+
+    #[test]
+    fn the_time_is_that_without_requests_and_beside_many_or_that_at_the_rate_asked_for() {
+        let mut shown = shown([Change::Join(Member::new(id("n5")).with_zone("b"))]);
+        shown.estimate = Estimate::of(&[&status("n1"), &status("n2"), &status("n3")], 48, &[]);
+        let text = shown.text(false);
+        let times = "about 14ms at 32.0 MiB/s for each node, or about 3s at 128.0 KiB/s beside many requests";
+        assert!(text.contains(&format!("about 480.0 KiB, {times}\n")), "{text}");
+        let json = shown.as_json("c", false);
+        assert_eq!(json["time_estimated_ms"], 14);
+        assert_eq!(json["time_beside_requests_ms"], 3750);
+        shown.rate = Some(48 << 10);
+        let text = shown.text(false);
+        assert!(text.contains("about 480.0 KiB, about 10s at 48.0 KiB/s for each node\n"), "{text}");
+        assert_eq!(shown.as_json("c", false)["time_estimated_ms"], 10_000);
     }
 
     #[test]
